@@ -1,0 +1,132 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// commitTimeout bounds one commit request; after it the commit is unknown. It is well below the rebalance timeout,
+// since a revoked callback waits for the commit in flight.
+const commitTimeout = 10 * time.Second
+
+// laneKey names a partition of an event topic.
+type laneKey struct {
+	topic     string
+	partition int32
+}
+
+// commitResult is what became of a commit request.
+type commitResult struct {
+	// unknown, where not nil, says why nobody knows which of the commits the coordinator has applied, or will apply
+	// later. refused has nothing to say then.
+	unknown error
+	// notSent, where not nil, says why the request was not sent at all.
+	notSent error
+	// refused are the partitions whose commit was refused for certain, each with the coordinator's error; all others
+	// are committed.
+	refused map[laneKey]error
+}
+
+// certainlyRefused reports whether a coordinator that answers err has not applied the commit and never will.
+func certainlyRefused(err error) bool {
+	switch {
+	case errors.Is(err, kerr.IllegalGeneration), errors.Is(err, kerr.UnknownMemberID), errors.Is(err, kerr.FencedInstanceID),
+		errors.Is(err, kerr.RebalanceInProgress), errors.Is(err, kerr.OffsetMetadataTooLarge),
+		errors.Is(err, kerr.GroupAuthorizationFailed), errors.Is(err, kerr.TopicAuthorizationFailed):
+		return true
+	}
+	return false
+}
+
+// readCommit reads the answer to a commit of plans. A partition without an answer, and any error but those that
+// refuse for certain, make the whole request unknown.
+func readCommit(plans map[laneKey]Plan, response *kmsg.OffsetCommitResponse, err error) commitResult {
+	if err != nil {
+		return commitResult{unknown: err}
+	}
+	result := commitResult{refused: make(map[laneKey]error)}
+	answered := 0
+	for _, t := range response.Topics {
+		for _, p := range t.Partitions {
+			key := laneKey{t.Topic, p.Partition}
+			if _, ok := plans[key]; !ok {
+				continue
+			}
+			answered++
+			switch err := kerr.ErrorForCode(p.ErrorCode); {
+			case err == nil:
+			case certainlyRefused(err):
+				result.refused[key] = err
+			default:
+				return commitResult{unknown: err}
+			}
+		}
+	}
+	if answered != len(plans) {
+		return commitResult{unknown: fmt.Errorf("the coordinator answered for %d of %d partitions", answered, len(plans))}
+	}
+	return result
+}
+
+// A committer sends offset commits to a group's coordinator, each once: nothing in it or below it sends one again.
+type committer struct {
+	client      *kgo.Client
+	group       string
+	coordinator int32 // -1: not known
+}
+
+// commit sends plans in one request, as the member of the generation.
+func (c *committer) commit(ctx context.Context, member string, generation int32, plans map[laneKey]Plan) commitResult {
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	if c.coordinator < 0 {
+		found := kadm.NewClient(c.client).FindGroupCoordinators(ctx, c.group)[c.group]
+		if found.Err != nil {
+			return commitResult{notSent: fmt.Errorf("find the group's coordinator: %w", found.Err)}
+		}
+		c.coordinator = found.NodeID
+	}
+	request := kmsg.NewPtrOffsetCommitRequest()
+	request.Group, request.MemberID, request.Generation = c.group, member, generation
+	topics := make(map[string]int)
+	for key, plan := range plans {
+		i, ok := topics[key.topic]
+		if !ok {
+			i = len(request.Topics)
+			topics[key.topic] = i
+			topic := kmsg.NewOffsetCommitRequestTopic()
+			topic.Topic = key.topic
+			topic.TopicID = plan.TopicID
+			request.Topics = append(request.Topics, topic)
+		}
+		partition := kmsg.NewOffsetCommitRequestTopicPartition()
+		partition.Partition, partition.Offset = key.partition, plan.Offset
+		partition.Metadata = kmsg.StringPtr(plan.Metadata())
+		request.Topics[i].Partitions = append(request.Topics[i].Partitions, partition)
+	}
+	response, err := c.client.Broker(int(c.coordinator)).Request(ctx, request)
+	if err != nil {
+		return readCommit(plans, nil, err)
+	}
+	answer, ok := response.(*kmsg.OffsetCommitResponse)
+	if !ok {
+		return commitResult{unknown: fmt.Errorf("the coordinator answered with %T", response)}
+	}
+	names := make(map[[16]byte]string)
+	for key, plan := range plans {
+		names[plan.TopicID] = key.topic
+	}
+	for i := range answer.Topics { // from version 10 on topics are named by their ids
+		if t := &answer.Topics[i]; t.Topic == "" {
+			t.Topic = names[t.TopicID]
+		}
+	}
+	return readCommit(plans, answer, nil)
+}
