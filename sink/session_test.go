@@ -1,0 +1,120 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/offhook/offhook/internal/kafka/kafkatest"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// bareSession is a session whose loop's functions the test calls itself; its member is in no group.
+func bareSession(t *testing.T) (*session, *lane) {
+	member, err := kgo.NewClient(kgo.SeedBrokers("127.0.0.1:1"), kgo.ConsumerGroup("g"), kgo.ConsumeTopics("t"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &session{
+		log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry(), "x"), member: member,
+		lanes: make(map[laneKey]*lane), want: make(map[*lane]struct{}), ended: make(chan struct{}), draining: make(chan struct{}), tasks: make(chan func()),
+	}
+	s.reader = &reader{s: s, cancel: func() {}}
+	l := &lane{laneKey: laneKey{"t", 1}, timer: time.NewTimer(time.Hour)}
+	l.ctx, l.cancel = context.WithCancelCause(t.Context())
+	l.core = NewLane(LaneConfig{BatchMax: 1, BatchBytes: 100, PlanAhead: 8}, Plan{TopicID: testTopic}, true, false, epoch)
+	s.lanes[l.laneKey] = l
+	t.Cleanup(func() { close(s.ended); member.Close(); l.timer.Stop() })
+	return s, l
+}
+
+// TestRevokeWaitsForCommit: the right to commit a partition ends inside the revoked callback, so that returns only when no
+// commit of the partition is in flight, and what the lane had waiting is dropped.
+func TestRevokeWaitsForCommit(t *testing.T) {
+	s, l := bareSession(t)
+	l.core.Propose()
+	s.committing = []*lane{l}
+	s.want[l] = struct{}{}
+	settled := make(chan struct{})
+	s.revoked(map[string][]int32{"t": {1}}, settled)
+	select {
+	case <-settled:
+		t.Fatal("the callback returns while a commit is in flight")
+	default:
+	}
+	if len(s.want) != 0 || len(s.lanes) != 0 || !l.dead || l.ctx.Err() == nil {
+		t.Error("the lane outlives its revocation")
+	}
+	s.committed(commitResult{})
+	select {
+	case <-settled:
+	default:
+		t.Fatal("the callback still waits when the commit is answered")
+	}
+	if l.core.Readable() {
+		t.Error("the answer reached a lane that was revoked")
+	}
+	if s.err != nil {
+		t.Error(s.err)
+	}
+}
+
+// TestCommitAsAnotherMember: where the group has forgotten the member and the client has joined anew, the lanes of the old
+// member are never committed under the new id.
+func TestCommitAsAnotherMember(t *testing.T) {
+	s, l := bareSession(t)
+	l.member = "the member that the lane was assigned to"
+	s.want[l] = struct{}{}
+	s.commit()
+	if s.committing != nil || !errors.Is(s.err, errMemberChanged) {
+		t.Errorf("committing %v, error %v; want the session's end", s.committing, s.err)
+	}
+}
+
+// TestRetentionPassesReader: the log's start passes a lane that waits for its endpoint. It goes on at the log's start.
+func TestRetentionPassesReader(t *testing.T) {
+	kafkatest.Each(t, func(t *testing.T, c *kafkatest.Cluster) {
+		f := newFixture(t, c)
+		f.produce(t, 30)
+		var open atomic.Bool
+		e := newEndpoint(t, func(int, *http.Request) int {
+			if open.Load() {
+				return 200
+			}
+			return 503
+		})
+		cfg := f.config(e)
+		cfg.BatchMax, cfg.BatchBytes = 1, 1 // a lane holds two events, and pauses
+		f.start(t, cfg)
+		kafkatest.Wait(t, 20*time.Second, "requests", func() bool { e.mu.Lock(); defer e.mu.Unlock(); return e.requests > testPartitions })
+		offsets := make(kadm.Offsets)
+		for p := range int32(testPartitions) {
+			offsets.AddOffset(f.topics.OnlineStatus, p, 15, -1)
+		}
+		if _, err := kadm.NewClient(f.Client(t)).DeleteRecords(t.Context(), offsets); err != nil {
+			t.Fatal(err)
+		}
+		open.Store(true)
+		kafkatest.Wait(t, 60*time.Second, "lag zero", func() bool { return f.lag(t, cfg.Group()) == 0 })
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		last := make(map[string]bool)
+		for _, item := range e.items {
+			last[item] = true
+		}
+		for _, item := range []string{`"uid0-15"`, `"uid1-15"`, `"uid2-22"`, `"uid3-29"`} {
+			if !last[item] {
+				t.Errorf("%s, which the log still had, did not arrive", item)
+			}
+		}
+		if len(e.changed) > 0 {
+			t.Errorf("ids with another body: %v", e.changed)
+		}
+	})
+}
