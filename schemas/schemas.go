@@ -50,11 +50,16 @@ func (e *InvalidError) Error() string {
 }
 
 // VersionError says that a record was written by a newer release, in a format that this one does not know.
+// The stage that meets one stops.
 type VersionError struct {
 	What    string // the kind of record, e.g. "inbox record"
-	Version string // the header's value
+	Version string // the header's value; empty where Part says what is unknown
+	Part    string // the unknown part of a record of a known version, e.g. "kind 3"; empty: it is the version
 }
 
 func (e *VersionError) Error() string {
+	if e.Part != "" {
+		return fmt.Sprintf("%s has %s, which this release does not know; run a release that knows it", e.What, e.Part)
+	}
 	return fmt.Sprintf("%s has format version %q and this release knows versions up to %d; run a release that knows it", e.What, e.Version, Version)
 }

@@ -1,0 +1,242 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/KimMachineGun/automemlimit/memlimit"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/offhook/offhook/internal/kafka"
+	"github.com/offhook/offhook/internal/ops"
+	"github.com/offhook/offhook/processor/presence"
+	"github.com/offhook/offhook/processor/route"
+	"github.com/offhook/offhook/sink"
+)
+
+const (
+	// watchEvery is how often the owned topics are looked at for a change of their partitions.
+	watchEvery = 30 * time.Second
+
+	// overtime is what a stop may take beyond OFFHOOK_SHUTDOWN_TIMEOUT, which the stages keep by themselves.
+	overtime = 5 * time.Second
+
+	// memoryShare is how much of a container's memory the Go runtime aims to stay below.
+	memoryShare = 0.9
+)
+
+// service is a process that runs some stages until it is stopped.
+type service struct {
+	settings   settings
+	log        *slog.Logger
+	health     *ops.Health
+	registry   *prometheus.Registry
+	stages     []*stage
+	watchEvery time.Duration
+	overtime   time.Duration
+}
+
+// stage is one of a service's loops. run returns nil when ctx ends, and before that only with an error.
+type stage struct {
+	name   string
+	health *ops.Stage
+	run    func(ctx context.Context, d stageDeps) error
+}
+
+// stageDeps are what each stage is given.
+type stageDeps struct {
+	kafka      kafka.Config
+	topics     kafka.Topics
+	owned      kafka.Owned
+	log        *slog.Logger
+	registerer prometheus.Registerer
+	stage      *ops.Stage
+}
+
+func newService(s settings, log *slog.Logger, parts ...part) *service {
+	v := &service{settings: s, log: log, health: ops.NewHealth(), registry: ops.NewRegistry(), watchEvery: watchEvery, overtime: overtime}
+	v.registry.MustRegister(buildInfo())
+	if slices.Contains(parts, partProcessor) {
+		v.add("route", s.runRoute)
+		v.add("presence", s.runPresence)
+	}
+	if slices.Contains(parts, partSink) {
+		v.add("sink", s.runSink)
+	}
+	return v
+}
+
+func (v *service) add(name string, run func(context.Context, stageDeps) error) {
+	v.stages = append(v.stages, &stage{name: name, health: v.health.Stage(name), run: run})
+}
+
+func (s *settings) runRoute(ctx context.Context, d stageDeps) error {
+	return route.Run(ctx, route.Config{
+		ConnectionsTopics: s.ConnectionsTopic, MessagesTopics: s.MessagesTopic, ConnectionsStart: s.ConnectionsStart, MessagesStart: s.MessagesStart,
+		Prefix: string(s.TopicPrefix), InstanceID: string(s.InstanceID), CommitInterval: time.Duration(s.CommitInterval),
+		MaxRecordBytes: int(s.MaxRecordBytes), SystemUIDs: s.SystemUIDs, NotifyOrderBy: s.NotifyOrderBy,
+		ShutdownTimeout: time.Duration(s.ShutdownTimeout),
+	}, route.Deps{Kafka: d.kafka, Topics: d.topics, Owned: d.owned, Log: d.log, Registerer: d.registerer, Stage: d.stage})
+}
+
+func (s *settings) runPresence(ctx context.Context, d stageDeps) error {
+	return presence.Run(ctx, presence.Config{
+		Prefix: string(s.TopicPrefix), InstanceID: string(s.InstanceID), CommitInterval: time.Duration(s.CommitInterval),
+		MaxRecordBytes: int(s.MaxRecordBytes), CloseMemory: time.Duration(s.CloseMemory), InboxKeep: time.Duration(s.InboxKeep),
+		OnlineFlags: s.OnlineDeviceFlags, ShutdownTimeout: time.Duration(s.ShutdownTimeout),
+	}, presence.Deps{Kafka: d.kafka, Topics: d.topics, Owned: d.owned, Log: d.log, Registerer: d.registerer, Stage: d.stage})
+}
+
+func (s *settings) runSink(ctx context.Context, d stageDeps) error {
+	start, err := sink.ParseStart(string(s.SinkStart))
+	if err != nil {
+		return fmt.Errorf("OFFHOOK_SINK_START %w", err)
+	}
+	return sink.Run(ctx, sink.Config{
+		Name: string(s.SinkName), Start: start, Prefix: string(s.TopicPrefix), URL: s.WebhookURL.url(), Events: s.webhookEvents(),
+		Secrets: s.WebhookSecrets, Headers: http.Header(s.WebhookHeaders), FlushInterval: time.Duration(s.WebhookFlushInterval),
+		BatchMax: int(s.WebhookBatchMax), BatchBytes: int(s.WebhookBatchBytes), Timeout: time.Duration(s.WebhookTimeout),
+		MaxInFlight: int(s.WebhookMaxInFlight), MaxRecordBytes: int(s.MaxRecordBytes), ShutdownTimeout: time.Duration(s.ShutdownTimeout),
+	}, sink.Deps{Kafka: d.kafka, Topics: d.topics, Owned: d.owned, Log: d.log, Registerer: d.registerer, Stage: d.stage})
+}
+
+// limitMemory makes the Go runtime heed the container's memory limit.
+func limitMemory(log *slog.Logger) {
+	limit, err := memlimit.Set(memlimit.WithRatio(memoryShare))
+	if err != nil && !errors.Is(err, memlimit.ErrNoLimit) {
+		log.Debug("no memory limit is set", "error", err)
+	} else if err == nil && limit > 0 {
+		log.Debug("memory limit", "bytes", limit)
+	}
+}
+
+// errStopped is the cause with which the stages are stopped once ctx has ended or one of them has.
+var errStopped = errors.New("the process is stopping")
+
+// serve runs the stages until ctx ends (nil) or one of them does (its error); then all end.
+func (v *service) serve(ctx context.Context) error {
+	// The servers outlive the stages: a probe during the stop gets its answer.
+	opsCtx, stopOps := context.WithCancel(context.WithoutCancel(ctx))
+	wait, err := ops.Serve(opsCtx, string(v.settings.OpsAddr), v.registry, v.health, v.log)
+	if err != nil {
+		stopOps()
+		return fmt.Errorf("OFFHOOK_OPS_ADDR: %w", err)
+	}
+	defer wait()
+	defer stopOps()
+
+	for _, s := range v.stages {
+		s.health.SetWaiting(true)
+	}
+	config := v.settings.kafka()
+	client, err := config.NewClient(v.log)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	spec := v.settings.spec()
+	owned, err := kafka.Ensure(ctx, client, spec, v.log)
+	if ctx.Err() != nil {
+		v.log.Info("stopped", "cause", context.Cause(ctx))
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, s := range v.stages {
+		s.health.SetWaiting(false)
+	}
+
+	stagesCtx, stop := context.WithCancelCause(ctx)
+	defer stop(errStopped)
+	type end struct {
+		name string
+		err  error
+	}
+	ends := make(chan end, len(v.stages)+1)
+	running := make(map[string]bool)
+	begin := func(name string, run func() error) {
+		running[name] = true
+		go func() { ends <- end{name, run()} }()
+	}
+	for _, s := range v.stages {
+		begin(s.name, func() error {
+			return s.run(stagesCtx, stageDeps{
+				kafka: config, topics: spec.Topics, owned: owned, log: v.log, registerer: v.registry, stage: s.health,
+			})
+		})
+	}
+	begin("topics", func() error { return kafka.WatchPartitions(stagesCtx, client, owned, v.watchEvery) })
+	v.log.Info("started", "stages", len(v.stages), "partitions", owned.Partitions)
+
+	var first error
+	stopping := ctx.Done()
+	var deadline <-chan time.Time
+	bound := func() {
+		stop(errStopped)
+		stopping = nil
+		if deadline == nil {
+			deadline = time.After(time.Duration(v.settings.ShutdownTimeout) + v.overtime)
+		}
+	}
+	for len(running) > 0 {
+		select {
+		case <-stopping:
+			v.log.Info("stopping", "cause", context.Cause(ctx))
+			bound()
+		case e := <-ends:
+			delete(running, e.name)
+			if e.err == nil && stagesCtx.Err() == nil {
+				e.err = errors.New("it ended by itself")
+			}
+			if e.err != nil && first == nil {
+				first = fmt.Errorf("%s: %w", e.name, e.err)
+			}
+			bound()
+		case <-deadline:
+			var names []string
+			for name := range running {
+				names = append(names, name)
+			}
+			slices.Sort(names)
+			return errors.Join(first, fmt.Errorf("not stopped within OFFHOOK_SHUTDOWN_TIMEOUT: %s", strings.Join(names, ", ")))
+		}
+	}
+	if first == nil {
+		v.log.Info("stopped")
+	}
+	return first
+}
+
+// serveParts is what run, processor and sink do.
+func serveParts(c *call, parts ...part) error {
+	s, log, err := c.settings(append(parts, partProcess)...)
+	if err != nil {
+		return err
+	}
+	limitMemory(log)
+	return newService(s, log, parts...).serve(c.ctx)
+}
+
+// line writes a line, for people; one that cannot be written stops nothing.
+func line(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) }
+
+// synchronized is a writer that several goroutines share.
+type synchronized struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (s *synchronized) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.w.Write(p)
+}

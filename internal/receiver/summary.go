@@ -1,0 +1,32 @@
+package receiver
+
+// Summary is what a receiver has seen. Its JSON is one object with the fields in this order.
+type Summary struct {
+	// Requests counts all requests but those that a scenario refused: repeats and bad ones too.
+	Requests int64  `json:"requests"`
+	Events   Events `json:"events"`
+	// Lost is the number of events that the truth demands and that did not arrive; nil without a truth.
+	Lost                  *int64 `json:"lost"`
+	DuplicatesAfterDedupe int64  `json:"duplicates_after_dedupe"`
+	RepeatedIDs           int64  `json:"repeated_ids"` // requests with an id that was taken before: not wrong
+	ChangedBodies         int64  `json:"changed_bodies"`
+	OutOfOrder            int64  `json:"out_of_order"`
+	BadSignatures         int64  `json:"bad_signatures"`
+	// Unexpected is the number of events that the truth forbids.
+	Unexpected int64 `json:"unexpected,omitempty"`
+	// BadRequests is the number of requests that are no webhook request: method, event, size or body.
+	BadRequests int64 `json:"bad_requests,omitempty"`
+}
+
+// Events counts the items taken, repeated requests aside.
+type Events struct {
+	OnlineStatus int64 `json:"user.onlinestatus"`
+	Offline      int64 `json:"msg.offline"`
+	Notify       int64 `json:"msg.notify"`
+}
+
+// Wrong reports whether anything is not as the contract and the truth have it.
+func (s Summary) Wrong() bool {
+	return s.Lost != nil && *s.Lost > 0 || s.DuplicatesAfterDedupe > 0 || s.ChangedBodies > 0 || s.OutOfOrder > 0 ||
+		s.BadSignatures > 0 || s.Unexpected > 0 || s.BadRequests > 0
+}

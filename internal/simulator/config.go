@@ -1,0 +1,137 @@
+package simulator
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/offhook/offhook/internal/truth"
+)
+
+// Config is one run. [Default] has values to begin with; zero values are as the fields say.
+type Config struct {
+	Brokers []string // host:port; required
+	TLS     *tls.Config
+	// SASLMechanism is "" (none), PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.
+	SASLMechanism, SASLUsername, SASLPassword string
+	// Dialer, where not nil, replaces the network.
+	Dialer func(ctx context.Context, network, host string) (net.Conn, error)
+
+	// ConnectionsTopic and MessagesTopic must exist; required.
+	ConnectionsTopic, MessagesTopic string
+
+	// Run is part of every uid and client_msg_no: letters, digits, '.' and '_'. Empty: made of the time.
+	Run  string
+	Seed uint64
+
+	Users     int // at least 3
+	Groups    int // 0: all messages go to persons
+	GroupSize int // members of a group, at least 2; no more than Users count
+	Devices   int // connections of one user at most, at least 1
+	Nodes     int // gateway nodes beside the one that crashes, at least 1; their ids start at 1
+
+	Churn      float64 // connection events a second; 0: none, but for the residents' first onlines
+	Rate       float64 // messages a second; 0: none
+	GroupShare float64 // of the messages, 0 to 1
+
+	// Duration bounds the time after the residents have connected and settled; 0: no bound.
+	Duration time.Duration
+	// Connections and Messages bound the number of records, the residents' first onlines aside; 0: no bound. One that
+	// has no bound ends with the other. Without any bound the run lasts until its context ends.
+	Connections, Messages int64
+
+	// Settle is the pause between the acknowledgement of the residents' onlines and the first message, long enough that
+	// a running offhook has taken them in. 0: no pause, and no claim that residents get no msg.offline.
+	Settle time.Duration
+	// FlushTimeout is how long a run that was stopped waits for acknowledgements; 0: 10 s.
+	FlushTimeout time.Duration
+}
+
+// Default is a small lively system: 200 users, 100 messages and 50 connection events a second, seed 1, without bound.
+func Default() Config {
+	return Config{
+		ConnectionsTopic: "im.connections", MessagesTopic: "im.messages",
+		Seed: 1, Users: 200, Groups: 20, GroupSize: 10, Devices: 3, Nodes: 3,
+		Churn: 50, Rate: 100, GroupShare: 0.5, Settle: 2 * time.Second,
+	}
+}
+
+// Deps is what a run needs from its caller.
+type Deps struct {
+	Progress io.Writer      // takes one line a second; nil: none
+	Truth    truth.Recorder // takes what must arrive; nil: nobody
+}
+
+// Summary says what a run has written. All counts are of acknowledged records.
+type Summary struct {
+	Run         string `json:"run"`
+	Seed        uint64 `json:"seed"`
+	Connections int64  `json:"connections"` // connection records, nodes' starts included
+	Messages    int64  `json:"messages"`
+	Statuses    int64  `json:"user.onlinestatus"` // items that must arrive
+	Pushes      int64  `json:"msg.offline"`       // pairs of a message and a recipient that must arrive; others may
+	Doubtful    int64  `json:"doubtful"`          // records that were sent and never acknowledged
+	Seconds     float64
+}
+
+// String is a line for people.
+func (s Summary) String() string {
+	text := fmt.Sprintf("run %s, seed %d: %d connection records and %d messages in %.1f s; to arrive: %d user.onlinestatus, %d msg.notify, msg.offline for at least %d pairs of message and recipient",
+		s.Run, s.Seed, s.Connections, s.Messages, s.Seconds, s.Statuses, s.Messages, s.Pushes)
+	if s.Doubtful > 0 {
+		text += fmt.Sprintf("; %d records unacknowledged", s.Doubtful)
+	}
+	return text
+}
+
+func (c Config) validate() error {
+	switch {
+	case len(c.Brokers) == 0:
+		return errors.New("brokers: at least one host:port is required")
+	case c.ConnectionsTopic == "" || c.MessagesTopic == "":
+		return errors.New("topics: both names are required")
+	case c.ConnectionsTopic == c.MessagesTopic:
+		return errors.New("topics: connections and messages need one each")
+	case !validRun(c.Run):
+		return errors.New("run: must be 1 to 64 letters, digits, '.' and '_'")
+	case c.Users < 3 || c.Users > 100_000_000:
+		return errors.New("users: must be 3 to 100000000")
+	case c.Groups < 0:
+		return errors.New("groups: must not be negative")
+	case c.Groups > 0 && c.GroupSize < 2:
+		return errors.New("group size: must be at least 2")
+	case c.Devices < 1:
+		return errors.New("devices: must be at least 1")
+	case c.Nodes < 1:
+		return errors.New("nodes: must be at least 1")
+	case !(c.Churn >= 0) || !(c.Rate >= 0):
+		return errors.New("churn and rate: must not be negative")
+	case !(c.GroupShare >= 0 && c.GroupShare <= 1):
+		return errors.New("group share: must be 0 to 1")
+	case c.Duration < 0 || c.Connections < 0 || c.Messages < 0 || c.Settle < 0 || c.FlushTimeout < 0:
+		return errors.New("bounds and pauses: must not be negative")
+	}
+	return nil
+}
+
+func validRun(run string) bool {
+	if len(run) < 1 || len(run) > 64 {
+		return false
+	}
+	for _, r := range run {
+		switch {
+		case r >= '0' && r <= '9', r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r == '.', r == '_':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// runName makes a run's name of the time: what two runs into one cluster must not share.
+func runName(now time.Time) string { return strconv.FormatInt(now.UnixMilli(), 36) }

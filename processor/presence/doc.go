@@ -1,0 +1,43 @@
+// Package presence is the stage that knows which devices of a user are connected.
+//
+// It reads the inbox, which is one ordered log a user, keeps for each inbox partition that it owns a Table of the
+// live connections and the remembered closes, and writes what follows: a user.onlinestatus event for every open and
+// close, a msg.offline event for the recipients of a message that are offline, and every change of the table to the
+// presence topic, from which the table is restored. All of it, and the inbox offset, move in one Kafka transaction
+// (package txn), partition by partition: what is made of inbox partition p goes to partition p of every topic.
+//
+//	inbox p ──▶ Table p ──▶ user.onlinestatus p, msg.offline p
+//	              ▲ │
+//	       restore│ │changes
+//	              │ ▼
+//	           presence p (compacted)
+//
+// # States of a partition
+//
+//   - restoring: assigned, paused, and its part of the presence topic is being read, up to the high watermark of the
+//     restore's beginning, beside the other partitions. A revoke cancels it.
+//   - live: its table takes records. Within a transaction the table's changes are pending; Commit makes them
+//     lasting, Rollback undoes them.
+//   - gone: revoked; the table is dropped.
+//
+// Whatever might still be committed when the partition is assigned lies below the restore's target: an earlier
+// owner's transaction flushes its records before it commits its offsets, which the coordinator refuses once the
+// partition has moved, and the offset that reading goes on from is fetched only when no transaction is pending on it.
+//
+// # What happens on each failure
+//
+//   - A transaction is aborted: every table rolls back; the same records come again.
+//   - Its outcome is unknown: all tables are dropped, and restored in a new session.
+//   - A restore fails: it is tried again; the partition stays paused, the process is not ready.
+//   - A record of the inbox or of the presence topic is of a newer version or cannot be decoded: the stage ends with a
+//     sentence that says which. They are offhook's own, and none is ever skipped.
+//   - Purging the inbox fails: logged once and counted; the inbox grows meanwhile.
+//
+// # Who changes what
+//
+// Table and rules are pure (table.go, rules.go). The loop goroutine of txn alone changes installed tables and the
+// maps of them. A restore fills a table that nobody else sees, on its goroutine, and hands it over. The purge runs on a
+// goroutine and a client of its own and knows only which partitions are owned, under stage.ownedMu, which is held for
+// nothing else. A table changes only in a transaction that also consumed a record: one that consumed nothing is not
+// fenced against a member that its group has removed. So forgetting old closes rides on records.
+package presence

@@ -1,0 +1,720 @@
+package txn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"go.uber.org/goleak"
+
+	"github.com/offhook/offhook/internal/kafka"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// counter is a Handler that numbers the records of each partition and writes "<n> <value>" to the same partition of
+// out, from which it restores: a number that is missing or comes twice shows what was lost or done twice.
+type counter struct {
+	deps Deps
+	out  string
+
+	mu       sync.Mutex // tests look in
+	n, saved map[int32]int
+	owned    map[int32]bool
+	restores int
+	resets   int
+	onRecord func(Input)
+	fail     error
+}
+
+func newCounter(out string) *counter {
+	return &counter{out: out, n: map[int32]int{}, saved: map[int32]int{}, owned: map[int32]bool{}}
+}
+
+func (c *counter) Restore(ctx context.Context, p Partition) (func(), error) {
+	n := 0
+	_, err := ReadChangelog(ctx, c.deps.Kafka, c.deps.Log, Partition{c.out, p.Partition}, func(r *kgo.Record) error {
+		first, _, _ := strings.Cut(string(r.Value), " ")
+		got, err := strconv.Atoi(first)
+		if err != nil || got != n+1 {
+			return Fatal(fmt.Errorf("changelog has %q after %d", r.Value, n))
+		}
+		n = got
+		return nil
+	})
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.n[p.Partition], c.saved[p.Partition], c.owned[p.Partition] = n, n, true
+		c.restores++
+	}, err
+}
+
+func (c *counter) Revoked(p Partition) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.n, p.Partition)
+	delete(c.saved, p.Partition)
+	delete(c.owned, p.Partition)
+}
+
+func (c *counter) Process(in Input, emit func(*kgo.Record)) error {
+	if c.onRecord != nil {
+		c.onRecord(in)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.owned[in.Partition] {
+		return errors.New("a record of a partition that was not restored")
+	}
+	if c.fail != nil {
+		return c.fail
+	}
+	c.n[in.Partition]++
+	emit(&kgo.Record{Topic: c.out, Partition: in.Partition, Value: fmt.Appendf(nil, "%d %s", c.n[in.Partition], in.Value)})
+	return nil
+}
+
+func (c *counter) Commit() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for p, n := range c.n {
+		c.saved[p] = n
+	}
+}
+
+func (c *counter) Rollback() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for p, n := range c.saved {
+		c.n[p] = n
+	}
+}
+
+func (c *counter) Reset() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.n)
+	clear(c.saved)
+	clear(c.owned)
+	c.resets++
+}
+
+func (c *counter) partitions() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.owned)
+}
+
+// world is a kfake cluster with the topics in and out, and a client.
+type world struct {
+	*testing.T
+	fake *kfake.Cluster
+	cl   *kgo.Client
+	adm  *kadm.Client
+	sent int
+}
+
+const parts = 4
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	fake, err := kfake.NewCluster(kfake.NumBrokers(2), kfake.SeedTopics(parts, "in", "out"), kfake.BrokerConfigs(map[string]string{"group.initial.rebalance.delay.ms": "0"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(fake.Close)
+	w := &world{T: t, fake: fake}
+	w.cl, err = kgo.NewClient(kgo.SeedBrokers(fake.ListenAddrs()...), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MetadataMinAge(50*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.cl.Close)
+	w.adm = kadm.NewClient(w.cl)
+	return w
+}
+
+// send produces n numbered values, over all partitions of in.
+func (w *world) send(n int) {
+	w.Helper()
+	var rs []*kgo.Record
+	for range n {
+		rs = append(rs, &kgo.Record{Topic: "in", Partition: int32(w.sent % parts), Value: []byte(strconv.Itoa(w.sent))})
+		w.sent++
+	}
+	if err := w.cl.ProduceSync(w.Context(), rs...).FirstErr(); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// member is one running loop.
+type member struct {
+	*counter
+	cfg  Config
+	deps Deps
+	reg  *prometheus.Registry
+	stop func() error
+	done chan struct{}
+	err  error
+}
+
+func (w *world) config() Config {
+	return Config{Stage: "test", Prefix: "p", Topics: []string{"in"}, CommitInterval: 50 * time.Millisecond}
+}
+
+func (w *world) run(cfg Config, before ...func(*counter)) *member {
+	w.Helper()
+	reg := prometheus.NewRegistry()
+	m := &member{counter: newCounter("out"), cfg: cfg, reg: reg, done: make(chan struct{})}
+	var out slog.Handler = slog.DiscardHandler
+	if os.Getenv("OFFHOOK_TEST_LOG") != "" {
+		out = slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})
+	}
+	m.deps = Deps{
+		Kafka: kafka.Config{Brokers: w.fake.ListenAddrs()}, Log: slog.New(out),
+		Registerer: reg, Handler: m.counter,
+	}
+	m.counter.deps = m.deps
+	for _, f := range before {
+		f(m.counter)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		defer close(m.done)
+		m.err = Run(ctx, cfg, m.deps)
+	}()
+	m.stop = sync.OnceValue(func() error {
+		cancel()
+		select {
+		case <-m.done:
+			return m.err
+		case <-time.After(20 * time.Second):
+			return errors.New("Run did not end")
+		}
+	})
+	w.Cleanup(func() {
+		if err := m.stop(); err != nil && !w.Failed() && !IsFatal(err) {
+			w.Error(err)
+		}
+	})
+	return m
+}
+
+func (w *world) wait(what string, cond func() bool) {
+	w.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.Fatalf("waited in vain: %s", what)
+		}
+	}
+}
+
+// numbered reads out, read committed, and returns the values by partition; numbers must be 1, 2, 3.
+func (w *world) numbered() map[string]bool {
+	w.Helper()
+	got := make(map[string]bool)
+	for p := range int32(parts) {
+		n := 0
+		_, err := ReadChangelog(w.Context(), kafka.Config{Brokers: w.fake.ListenAddrs()}, slog.New(slog.DiscardHandler), Partition{"out", p}, func(r *kgo.Record) error {
+			n++
+			num, value, _ := strings.Cut(string(r.Value), " ")
+			if num != strconv.Itoa(n) {
+				return fmt.Errorf("partition %d has number %s where %d comes", p, num, n)
+			}
+			if got[value] {
+				return fmt.Errorf("value %s came twice", value)
+			}
+			got[value] = true
+			return nil
+		})
+		if err != nil {
+			w.Fatal(err)
+		}
+	}
+	return got
+}
+
+// all waits until everything that was sent stands in out, once.
+func (w *world) all() {
+	w.Helper()
+	w.wait(fmt.Sprintf("%d records in out", w.sent), func() bool { return len(w.numbered()) == w.sent })
+}
+
+func (m *member) metric(name string) float64 {
+	families, err := m.reg.Gather()
+	if err != nil {
+		panic(err)
+	}
+	sum := 0.0
+	name, label, _ := strings.Cut(name, "/")
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, s := range f.GetMetric() {
+			match := label == ""
+			for _, l := range s.GetLabel() {
+				match = match || l.GetValue() == label
+			}
+			if match {
+				sum += s.GetCounter().GetValue() + s.GetGauge().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+func TestEveryRecordOnce(t *testing.T) {
+	w := newWorld(t)
+	w.send(100)
+	m := w.run(w.config())
+	w.all()
+	for range 5 {
+		w.send(20)
+		w.all()
+	}
+	w.wait("counted", func() bool { return m.metric("offhook_records_consumed_total") == 200 })
+	if err := m.stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.send(50)
+	w.run(w.config())
+	w.all()
+}
+
+func TestMetricsAreClean(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	if _, err := newMetrics(reg, "test"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newMetrics(reg, "other"); err != nil {
+		t.Fatal(err)
+	}
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	problems, err := promlint.NewWithMetricFamilies(families).Lint()
+	if err != nil || len(problems) > 0 {
+		t.Fatal(problems, err)
+	}
+}
+
+// answer makes the next times requests of key get the response that fill writes.
+func (w *world) answer(key kmsg.Key, times int, fill func(kmsg.Request) kmsg.Response) *atomic.Int32 {
+	var n atomic.Int32
+	w.fake.ControlKey(int16(key), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		w.fake.KeepControl()
+		if int(n.Load()) >= times {
+			return nil, nil, false
+		}
+		resp := fill(req)
+		if resp == nil {
+			return nil, nil, false
+		}
+		n.Add(1)
+		return resp, nil, true
+	})
+	return &n
+}
+
+func endTxn(code int16) func(kmsg.Request) kmsg.Response {
+	return func(req kmsg.Request) kmsg.Response {
+		resp := req.ResponseKind().(*kmsg.EndTxnResponse)
+		resp.ErrorCode = code
+		resp.ProducerID, resp.ProducerEpoch = -1, -1
+		return resp
+	}
+}
+
+func txnOffsetCommit(code int16) func(kmsg.Request) kmsg.Response {
+	return func(req kmsg.Request) kmsg.Response {
+		r := req.(*kmsg.TxnOffsetCommitRequest)
+		resp := r.ResponseKind().(*kmsg.TxnOffsetCommitResponse)
+		for _, t := range r.Topics {
+			st := kmsg.NewTxnOffsetCommitResponseTopic()
+			st.Topic, st.TopicID = t.Topic, t.TopicID
+			for _, p := range t.Partitions {
+				sp := kmsg.NewTxnOffsetCommitResponseTopicPartition()
+				sp.Partition, sp.ErrorCode = p.Partition, code
+				st.Partitions = append(st.Partitions, sp)
+			}
+			resp.Topics = append(resp.Topics, st)
+		}
+		return resp
+	}
+}
+
+// produceTo fails produces to out.
+func produceTo(code int16) func(kmsg.Request) kmsg.Response {
+	return func(req kmsg.Request) kmsg.Response {
+		r := req.(*kmsg.ProduceRequest)
+		if r.TransactionID == nil {
+			return nil
+		}
+		resp := r.ResponseKind().(*kmsg.ProduceResponse)
+		for _, t := range r.Topics {
+			st := kmsg.NewProduceResponseTopic()
+			st.Topic, st.TopicID = t.Topic, t.TopicID
+			for _, p := range t.Partitions {
+				sp := kmsg.NewProduceResponseTopicPartition()
+				sp.Partition, sp.ErrorCode = p.Partition, code
+				st.Partitions = append(st.Partitions, sp)
+			}
+			resp.Topics = append(resp.Topics, st)
+		}
+		return resp
+	}
+}
+
+func TestFaults(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		key     kmsg.Key
+		fill    func(kmsg.Request) kmsg.Response
+		aborted bool // else a new session
+	}{
+		{"EndTxn TRANSACTION_ABORTABLE", kmsg.EndTxn, endTxn(kerr.TransactionAbortable.Code), true},
+		{"EndTxn UNKNOWN_SERVER_ERROR", kmsg.EndTxn, endTxn(kerr.UnknownServerError.Code), true},
+		{"EndTxn PRODUCER_FENCED", kmsg.EndTxn, endTxn(kerr.ProducerFenced.Code), false},
+		{"EndTxn INVALID_PRODUCER_EPOCH", kmsg.EndTxn, endTxn(kerr.InvalidProducerEpoch.Code), false},
+		{"TxnOffsetCommit ILLEGAL_GENERATION", kmsg.TxnOffsetCommit, txnOffsetCommit(kerr.IllegalGeneration.Code), true},
+		{"TxnOffsetCommit UNKNOWN_SERVER_ERROR", kmsg.TxnOffsetCommit, txnOffsetCommit(kerr.UnknownServerError.Code), true},
+		{"TxnOffsetCommit INVALID_COMMIT_OFFSET_SIZE", kmsg.TxnOffsetCommit, txnOffsetCommit(kerr.InvalidCommitOffsetSize.Code), false},
+		{"Produce MESSAGE_TOO_LARGE", kmsg.Produce, produceTo(kerr.MessageTooLarge.Code), true},
+		{"Produce INVALID_TXN_STATE", kmsg.Produce, produceTo(kerr.InvalidTxnState.Code), true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.send(40)
+			m := w.run(w.config())
+			w.all()
+			n := w.answer(tt.key, 2, tt.fill)
+			for range 4 {
+				w.send(40)
+				w.all()
+			}
+			if n.Load() != 2 {
+				t.Fatalf("%d faults happened, want 2", n.Load())
+			}
+			sessions, aborted := m.metric("offhook_sessions_total"), m.metric("offhook_transactions_total/aborted")
+			if tt.aborted && (aborted == 0 || sessions != 1) {
+				t.Errorf("%v aborts in %v sessions, want some in one", aborted, sessions)
+			}
+			if !tt.aborted && sessions < 2 {
+				t.Errorf("%v sessions, want a new one", sessions)
+			}
+		})
+	}
+}
+
+// kgo reports an abort where EndTxn was applied and its answer said UNKNOWN_SERVER_ERROR.
+func TestCommitThatLookedLikeAnAbort(t *testing.T) {
+	w := newWorld(t)
+	w.send(40)
+	m := w.run(w.config())
+	w.all()
+	var once atomic.Bool
+	w.fake.ControlKey(int16(kmsg.EndTxn), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		w.fake.KeepControl()
+		if once.Swap(true) {
+			return nil, nil, false
+		}
+		again := *(req.(*kmsg.EndTxnRequest))
+		w.fake.SleepControl(func() {
+			// The same request by another way: once is true, so it passes.
+			if resp, err := again.RequestWith(context.Background(), w.cl); err != nil || resp.ErrorCode != 0 {
+				t.Errorf("pass EndTxn on: %v %v", err, resp)
+			}
+		})
+		return endTxn(kerr.UnknownServerError.Code)(req), nil, true
+	})
+	w.send(40)
+	w.all()
+	w.send(40)
+	w.all()
+	if got := m.metric("offhook_sessions_total"); got != 2 {
+		t.Errorf("%v sessions, want 2: the state was in doubt", got)
+	}
+}
+
+func TestMembersShareAndMove(t *testing.T) {
+	w := newWorld(t)
+	w.send(40)
+	a := w.run(w.config())
+	w.all()
+	b := w.run(w.config())
+	w.wait("both own two", func() bool { return a.partitions() == 2 && b.partitions() == 2 })
+	w.send(200)
+	w.all()
+	c := w.run(w.config())
+	w.wait("three share", func() bool { return a.partitions()+b.partitions()+c.partitions() == 4 && c.partitions() > 0 })
+	w.send(200)
+	w.all()
+	sessions := b.metric("offhook_sessions_total")
+	if err := b.stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.wait("two share again", func() bool { return a.partitions() == 2 && c.partitions() == 2 })
+	w.send(200)
+	w.all()
+	sessions += a.metric("offhook_sessions_total")
+	if err := a.stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.wait("one owns all", func() bool { return c.partitions() == 4 })
+	w.send(40)
+	w.all()
+	if sessions += c.metric("offhook_sessions_total"); sessions != 3 {
+		t.Errorf("%v sessions, want one each: a rebalance is no failure", sessions)
+	}
+}
+
+// An idle member must not go on believing in partitions that later rebalances took: kgo tells of none while the flag
+// of an earlier one is up.
+func TestIdleMemberKnowsWhatItOwns(t *testing.T) {
+	w := newWorld(t)
+	a := w.run(w.config())
+	w.wait("one owns all", func() bool { return a.partitions() == 4 })
+	b := w.run(w.config())
+	w.wait("two own two each", func() bool { return a.partitions() == 2 && b.partitions() == 2 })
+	c := w.run(w.config())
+	d := w.run(w.config())
+	w.wait("four own one each", func() bool {
+		return a.partitions() == 1 && b.partitions() == 1 && c.partitions() == 1 && d.partitions() == 1
+	})
+	w.send(40)
+	w.all()
+	if got := a.metric("offhook_transactions_total/aborted"); got != 0 {
+		t.Errorf("%v aborts, want none: the flag of an idle rebalance must be cleared", got)
+	}
+}
+
+func TestMovesUnderTraffic(t *testing.T) {
+	w := newWorld(t)
+	a := w.run(w.config())
+	stop := make(chan struct{})
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(2 * time.Millisecond):
+				w.send(8)
+			}
+		}
+	})
+	for range 3 {
+		b := w.run(w.config())
+		w.wait("shared", func() bool { return a.partitions() == 2 && b.partitions() == 2 })
+		if err := b.stop(); err != nil {
+			t.Error(err)
+		}
+		w.wait("one owns all", func() bool { return a.partitions() == 4 })
+	}
+	close(stop)
+	sending.Wait()
+	w.all()
+}
+
+func TestGapAtTheAssignment(t *testing.T) {
+	w := newWorld(t)
+	w.send(40)
+	m := w.run(w.config())
+	w.all()
+	m.stop()
+	w.send(40)
+	w.deleteRecords(0, 15) // 10 were committed, 20 are there
+	w.sent -= 5
+	m = w.run(w.config())
+	w.all()
+	if got := m.metric("offhook_gap_records_total"); got != 5 {
+		t.Errorf("gap of %v records, want 5", got)
+	}
+}
+
+func (w *world) deleteRecords(partition int32, before int64) {
+	w.Helper()
+	var offsets kadm.Offsets
+	offsets.Add(kadm.Offset{Topic: "in", Partition: partition, At: before})
+	resp, err := w.adm.DeleteRecords(w.Context(), offsets)
+	if err := errors.Join(err, resp.Error()); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func TestLogThatBeginsLate(t *testing.T) {
+	w := newWorld(t)
+	w.send(40)
+	w.deleteRecords(1, 4)
+	w.sent -= 4
+	w.answer(kmsg.EndTxn, 1, endTxn(kerr.TransactionAbortable.Code))
+	m := w.run(w.config())
+	w.all()
+	if got := m.metric("offhook_gap_records_total"); got != 0 {
+		t.Errorf("gap of %v records, want none: nothing was committed before", got)
+	}
+}
+
+func TestGapWhileRunning(t *testing.T) {
+	w := newWorld(t)
+	w.send(4)
+	entered, leave := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	m := w.run(w.config(), func(c *counter) {
+		c.onRecord = func(in Input) {
+			if string(in.Value) == "block" {
+				once.Do(func() { close(entered); <-leave })
+			}
+		}
+	})
+	w.all()
+	// While the loop is busy with another partition the client fetches ahead, so fetches are held back.
+	if err := w.cl.ProduceSync(t.Context(), &kgo.Record{Topic: "in", Partition: 3, Value: []byte("block")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	<-entered
+	var hold atomic.Bool
+	hold.Store(true)
+	w.fake.ControlKey(int16(kmsg.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		w.fake.KeepControl()
+		if !hold.Load() {
+			return nil, nil, false
+		}
+		r := req.(*kmsg.FetchRequest)
+		resp := r.ResponseKind().(*kmsg.FetchResponse)
+		resp.SessionID = r.SessionID
+		return resp, nil, true
+	})
+	time.Sleep(300 * time.Millisecond) // let the long poll that is under way end
+	w.sent = 4
+	w.send(40)
+	w.deleteRecords(0, 7)
+	w.sent -= 6 // partition 0 had offset 0 read, and 1 to 6 are gone
+	w.sent++    // "block"
+	hold.Store(false)
+	close(leave)
+	w.all()
+	if got := m.metric("offhook_gap_records_total"); got != 6 {
+		t.Errorf("gap of %v records, want 6", got)
+	}
+}
+
+func TestMissingTopicIsWaitedFor(t *testing.T) {
+	w := newWorld(t)
+	cfg := w.config()
+	cfg.Topics = []string{"in", "later"}
+	m := w.run(cfg)
+	w.send(8)
+	w.all()
+	if _, err := w.adm.CreateTopic(t.Context(), 1, 1, nil, "later"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.cl.ProduceSync(t.Context(), &kgo.Record{Topic: "later", Value: []byte("late")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	_ = m
+	w.sent++
+	w.all()
+}
+
+func TestFencedInstanceEnds(t *testing.T) {
+	w := newWorld(t)
+	cfg := w.config()
+	cfg.InstanceID = "pod-0"
+	a := w.run(cfg)
+	w.wait("owns all", func() bool { return a.partitions() == 4 })
+	b := w.run(cfg)
+	select {
+	case <-a.done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the fenced process did not end")
+	}
+	if a.err == nil || !strings.Contains(a.err.Error(), "OFFHOOK_INSTANCE_ID") {
+		t.Errorf("got %v, want an error that names OFFHOOK_INSTANCE_ID", a.err)
+	}
+	w.send(8)
+	w.all()
+	_ = b
+}
+
+func TestStaticMemberComesBackAtOnce(t *testing.T) {
+	w := newWorld(t)
+	cfg := w.config()
+	cfg.InstanceID = "pod-0"
+	a := w.run(cfg)
+	w.send(8)
+	w.all()
+	a.stop()
+	began := time.Now()
+	w.run(cfg)
+	w.send(8)
+	w.all()
+	if d := time.Since(began); d > 5*time.Second {
+		t.Errorf("came back after %v", d)
+	}
+}
+
+func TestProcessErrorEnds(t *testing.T) {
+	w := newWorld(t)
+	w.send(1)
+	m := w.run(w.config(), func(c *counter) { c.fail = errors.New("cannot go on") })
+	select {
+	case <-m.done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("Run did not end")
+	}
+	if m.err == nil || !strings.Contains(m.err.Error(), "in-0 offset 0: cannot go on") {
+		t.Errorf("got %v", m.err)
+	}
+	if n := len(w.numbered()); n != 0 {
+		t.Errorf("%d records in out, want none", n)
+	}
+}
+
+func TestBrokerThatIsAwayIsWaitedFor(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	c := newCounter("out")
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	err := Run(ctx, Config{Stage: "test", Prefix: "p", Topics: []string{"in"}}, Deps{
+		Kafka: kafka.Config{Brokers: []string{"127.0.0.1:1"}}, Log: slog.New(slog.DiscardHandler), Registerer: reg, Handler: c,
+	})
+	if err != nil {
+		t.Errorf("got %v, want a clean end", err)
+	}
+}
+
+func TestRefusedTransactionalIDEnds(t *testing.T) {
+	w := newWorld(t)
+	w.answer(kmsg.InitProducerID, 1, func(req kmsg.Request) kmsg.Response {
+		resp := req.ResponseKind().(*kmsg.InitProducerIDResponse)
+		resp.ErrorCode = kerr.TransactionalIDAuthorizationFailed.Code
+		return resp
+	})
+	m := w.run(w.config())
+	select {
+	case <-m.done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("Run did not end")
+	}
+	if m.err == nil || !strings.Contains(m.err.Error(), "p-test-") {
+		t.Errorf("got %v, want an error that names the transactional id", m.err)
+	}
+}
