@@ -4,10 +4,16 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
+	"slices"
 )
 
 // AppendOfflineItem appends the msg.offline item: item with `,"to_uids":[…]` at splice.
 func AppendOfflineItem(dst, item []byte, splice int, uids []string) []byte {
+	size := len(item) + len(`,"to_uids":[]`)
+	for _, uid := range uids {
+		size += len(uid) + len(`"",`)
+	}
+	dst = slices.Grow(dst, size)
 	dst = append(dst, item[:splice]...)
 	dst = append(dst, `,"to_uids":[`...)
 	for i, uid := range uids {

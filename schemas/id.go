@@ -78,7 +78,7 @@ func canonicalDigits[T ~string | ~[]byte](s T, limit uint64) (n uint64, ok bool)
 	}
 	for i := 0; i < len(s); i++ {
 		c := uint64(s[i]) - '0'
-		if c > 9 || n > (limit-c)/10 {
+		if c > 9 || c > limit || n > (limit-c)/10 {
 			return 0, false
 		}
 		n = n*10 + c

@@ -2,6 +2,7 @@ package schemas
 
 import (
 	"encoding/binary"
+	"slices"
 )
 
 // InboxKind says what an inbox record is.
@@ -51,6 +52,7 @@ func AppendInboxConnection(dst []byte, c *Connection) []byte {
 	if c.OpenedAt >= 0 {
 		flags |= inboxHasOpenedAt
 	}
+	dst = slices.Grow(dst, len(c.UID)+len(c.ConnID)+len(c.NodeID)+32)
 	dst = append(dst, byte(InboxConnection), byte(c.Type), flags)
 	dst = binary.AppendVarint(dst, c.Time)
 	dst = appendString(dst, c.UID)
@@ -69,6 +71,11 @@ func AppendInboxConnection(dst []byte, c *Connection) []byte {
 //
 //	kind 2 | item | splice uvarint | number of uids uvarint | uids
 func AppendInboxRecipients(dst, item []byte, splice int, uids []string) []byte {
+	size := len(item) + 32
+	for _, uid := range uids {
+		size += len(uid) + 2
+	}
+	dst = slices.Grow(dst, size)
 	dst = append(dst, byte(InboxRecipients))
 	dst = appendString(dst, item)
 	dst = binary.AppendUvarint(dst, uint64(splice))

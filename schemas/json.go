@@ -74,7 +74,7 @@ func (r *reader) leave() error { return r.enter() }
 // finish reads to the record's end and refuses what stands after its value.
 func (r *reader) finish() error {
 	end := r.dec.InputOffset()
-	if _, err := r.dec.ReadToken(); err != io.EOF {
+	if _, err := r.dec.ReadToken(); !errors.Is(err, io.EOF) {
 		return invalid("", fmt.Sprintf("data follows the JSON value, which ends at byte %d; send one value a record", end))
 	}
 	return nil

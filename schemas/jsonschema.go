@@ -3,6 +3,7 @@ package schemas
 import (
 	"embed"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -18,10 +19,8 @@ func SchemaNames() []string { return append([]string(nil), schemaNames...) }
 
 // Schema is the JSON Schema (draft 2020-12) of that name.
 func Schema(name string) ([]byte, error) {
-	for _, known := range schemaNames {
-		if known == name {
-			return documents.ReadFile("json/" + name + ".json")
-		}
+	if slices.Contains(schemaNames, name) {
+		return documents.ReadFile("json/" + name + ".json")
 	}
 	return nil, fmt.Errorf("there is no schema %q; there are %s", name, strings.Join(schemaNames, ", "))
 }

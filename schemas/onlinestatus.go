@@ -2,6 +2,7 @@ package schemas
 
 import (
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -19,6 +20,7 @@ type OnlineStatus struct {
 // AppendOnlineStatus appends the webhook item: a JSON string,
 // uid-deviceFlag-online-connID-deviceOnlineCount-totalOnlineCount.
 func AppendOnlineStatus(dst []byte, s OnlineStatus) []byte {
+	dst = slices.Grow(dst, len(s.UID)+48)
 	dst = appendQuoted(dst, s.UID)
 	dst = dst[:len(dst)-1] // what follows is digits, so the quote moves behind them
 	dst = append(dst, '-')

@@ -23,6 +23,7 @@ func (r *Record) size() int { return len(r.Key) + len(r.Value) + recordOverhead 
 // EndReason says why a batch ended: a closed list.
 type EndReason string
 
+// Why a batch ended.
 const (
 	EndCount EndReason = "count" // OFFHOOK_WEBHOOK_BATCH_MAX
 	EndBytes EndReason = "bytes" // OFFHOOK_WEBHOOK_BATCH_BYTES

@@ -33,8 +33,6 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const testPartitions = 4
 
-var testLog *slog.HandlerOptions
-
 var testSecret = []byte("a secret of at least 24 bytes")
 
 // An endpoint records what it takes, and answers what answer says.
@@ -193,7 +191,7 @@ func (f *fixture) start(t *testing.T, cfg Config) (stop func()) {
 	ended := make(chan error, 1)
 	go func() {
 		ended <- Run(ctx, cfg, Deps{
-			Kafka: f.Config(), Topics: f.topics, Owned: f.owned, Log: slog.New(slog.NewTextHandler(t.Output(), testLog)),
+			Kafka: f.Config(), Topics: f.topics, Owned: f.owned, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 			Registerer: prometheus.NewRegistry(), Stage: ops.NewHealth().Stage("sink"),
 		})
 	}()
@@ -497,7 +495,7 @@ func TestStartRequired(t *testing.T) {
 		Kafka: f.Config(), Topics: f.topics, Owned: f.owned, Log: slog.New(slog.DiscardHandler),
 		Registerer: prometheus.NewRegistry(), Stage: ops.NewHealth().Stage("sink"),
 	})
-	if err != ErrStartRequired {
+	if !errors.Is(err, ErrStartRequired) {
 		t.Fatalf("Run returned %v, want ErrStartRequired", err)
 	}
 	cfg.Start, _ = ParseStart("latest")

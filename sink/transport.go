@@ -29,6 +29,7 @@ type request struct {
 // Failure is why an attempt failed: a closed list, the label of metrics and logs.
 type Failure string
 
+// Why an attempt failed.
 const (
 	FailureStatus     Failure = "status"     // an answer other than 2xx
 	FailureTimeout    Failure = "timeout"    // OFFHOOK_WEBHOOK_TIMEOUT has passed
