@@ -187,7 +187,7 @@ func TestSecretsFromFiles(t *testing.T) {
 	environ := with("OFFHOOK_WEBHOOK_URL=", "OFFHOOK_KAFKA_SASL_MECHANISM=PLAIN", "OFFHOOK_KAFKA_SASL_USERNAME=u")
 	for name, content := range map[string]string{
 		"OFFHOOK_WEBHOOK_URL":         "https://u:p@x/\n",
-		"OFFHOOK_KAFKA_SASL_PASSWORD": " pass word \n\n",
+		"OFFHOOK_KAFKA_SASL_PASSWORD": " pass word \n\r\n",
 		"OFFHOOK_WEBHOOK_SECRETS":     "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3\r\n",
 		"OFFHOOK_WEBHOOK_HEADERS":     "A: 1\nB: 2",
 	} {

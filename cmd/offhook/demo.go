@@ -61,7 +61,7 @@ func (f demoCommand) Run(c *call) error {
 		level = slog.LevelInfo
 	}
 	log := newLog(stderr, "text", level)
-	server, err := listen("127.0.0.1:0", r, log)
+	server, err := listen(c.ctx, "127.0.0.1:0", r, log)
 	if err != nil {
 		return err
 	}
@@ -103,7 +103,7 @@ func (f demoCommand) Run(c *call) error {
 		<-served
 		return serveErr
 	})
-	defer ended()
+	defer func() { _ = ended() }() // reported below where it is the cause
 	if err := awaitReady(c.ctx, background, service); err != nil {
 		return errors.Join(ended(), err)
 	}

@@ -105,7 +105,7 @@ func (c *call) settings(parts ...part) (settings, *slog.Logger, error) {
 	}
 	log := newLog(c.stderr, s.LogFormat, s.level())
 	for _, warning := range warnings {
-		log.Warn("settings: " + warning)
+		log.Warn("a setting is odd", "problem", warning)
 	}
 	return s, log, nil
 }

@@ -34,7 +34,7 @@ func (f receiveCommand) Run(c *call) error {
 	}
 	r := receiver.New(receiver.Config{Secrets: keys})
 	stderr := &synchronized{w: c.stderr}
-	server, err := listen(f.Addr, r, newLog(stderr, "text", slog.LevelWarn))
+	server, err := listen(c.ctx, f.Addr, r, newLog(stderr, "text", slog.LevelWarn))
 	if err != nil {
 		return err
 	}
@@ -105,8 +105,8 @@ type webhookServer struct {
 	served sync.WaitGroup
 }
 
-func listen(addr string, handler http.Handler, log *slog.Logger) (*webhookServer, error) {
-	listener, err := net.Listen("tcp", addr)
+func listen(ctx context.Context, addr string, handler http.Handler, log *slog.Logger) (*webhookServer, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen for webhooks: %w", err)
 	}

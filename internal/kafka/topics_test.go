@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -101,9 +103,7 @@ func TestEnsureCreates(t *testing.T) {
 		}
 		common := map[string]string{"max.message.bytes": "2162688", "unclean.leader.election.enable": "false", "min.insync.replicas": minISR}
 		with := func(more map[string]string) map[string]string {
-			for key, value := range common {
-				more[key] = value
-			}
+			maps.Copy(more, common)
 			return more
 		}
 		for topic, want := range map[string]map[string]string{
@@ -143,14 +143,18 @@ func TestEnsureAtOnce(t *testing.T) {
 			wg     sync.WaitGroup
 			owned  [processes]kafka.Owned
 			errors [processes]error
+			log    buffer
 		)
 		for i := range processes {
 			client := c.Client(t)
 			wg.Go(func() {
-				owned[i], errors[i] = kafka.Ensure(t.Context(), client, spec(c.Prefix), slog.New(slog.DiscardHandler))
+				owned[i], errors[i] = kafka.Ensure(t.Context(), client, spec(c.Prefix), log.log())
 			})
 		}
 		wg.Wait()
+		if strings.Contains(log.String(), "WARN") {
+			t.Errorf("being second is warned of:\n%s", log.String())
+		}
 		for i := range processes {
 			if errors[i] != nil {
 				t.Errorf("process %d: %v", i, errors[i])
@@ -250,13 +254,11 @@ func TestEnsureWithoutForbiddenSettings(t *testing.T) {
 			response := create.ResponseKind().(*kmsg.CreateTopicsResponse)
 			for _, topic := range create.Topics {
 				for _, config := range topic.Configs {
-					for _, key := range keys {
-						if config.Name == key {
-							answer := kmsg.NewCreateTopicsResponseTopic()
-							answer.Topic, answer.ErrorCode = topic.Topic, refusal.Code
-							response.Topics = append(response.Topics, answer)
-							return response, nil, true
-						}
+					if slices.Contains(keys, config.Name) {
+						answer := kmsg.NewCreateTopicsResponseTopic()
+						answer.Topic, answer.ErrorCode = topic.Topic, refusal.Code
+						response.Topics = append(response.Topics, answer)
+						return response, nil, true
 					}
 				}
 			}

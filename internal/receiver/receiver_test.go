@@ -461,7 +461,7 @@ func TestOverHTTPFromManySenders(t *testing.T) {
 			for n := 1; n <= each; n++ {
 				for range 2 { // each request comes twice, as after an answer that was lost
 					for event, body := range map[string]string{"msg.notify": array(message(uid, n)), "msg.offline": array(message(uid, n, "a"))} {
-						req, err := http.NewRequest(http.MethodPost, server.URL+"/?event="+event, strings.NewReader(body))
+						req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL+"/?event="+event, strings.NewReader(body))
 						if err != nil {
 							t.Error(err)
 							return
@@ -473,7 +473,7 @@ func TestOverHTTPFromManySenders(t *testing.T) {
 							return
 						}
 						_, _ = io.Copy(io.Discard, resp.Body)
-						resp.Body.Close()
+						_ = resp.Body.Close()
 					}
 				}
 			}

@@ -197,7 +197,8 @@ func TestRunEndsByItself(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if summary.Messages != 100 || summary.Seconds < 0.4 || summary.Seconds > 10 {
+	// A machine that is too slow for 200 a second may write fewer, once it has overrun its time.
+	if late := summary.Seconds > (cfg.Duration + overrun).Seconds(); summary.Messages != 100 && !late || summary.Messages == 0 || summary.Messages > 100 || summary.Seconds < 0.4 {
 		t.Errorf("summary = %+v, want 100 messages in half a second", summary)
 	}
 }

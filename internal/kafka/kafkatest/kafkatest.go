@@ -55,7 +55,7 @@ func Real(t testing.TB) *Cluster {
 		t.Skipf("set %s to the addresses of Kafka brokers (`make kafka-up` starts some) to run this against them", BrokersVariable)
 	}
 	c := &Cluster{Prefix: prefix(t)}
-	for _, broker := range strings.Split(value, ",") {
+	for broker := range strings.SplitSeq(value, ",") {
 		if broker = strings.TrimSpace(broker); broker != "" {
 			c.Brokers = append(c.Brokers, broker)
 		}
