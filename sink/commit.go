@@ -130,3 +130,109 @@ func (c *committer) commit(ctx context.Context, member string, generation int32,
 	}
 	return readCommit(plans, answer, nil)
 }
+
+// commit sends what all waiting lanes have to say in one request, unless one is in flight.
+func (s *session) commit() {
+	now := time.Now()
+	if s.committing != nil || len(s.want) == 0 || s.err != nil || now.Before(s.commitNotice) {
+		return
+	}
+	// The member id and generation are read by the loop, which drops lanes in the revoked and lost callbacks: what is
+	// read here belongs to the assignment of all lanes that are left, unless the group has forgotten the member and
+	// the client has joined anew without a word. Then others may own the partitions.
+	member, generation := s.member.GroupMetadata()
+	plans := make(map[laneKey]Plan, len(s.want))
+	for l := range s.want {
+		if now.Before(l.commitAfter) {
+			continue
+		}
+		if l.member != member {
+			s.fail(&errRestart{errMemberChanged})
+			return
+		}
+		delete(s.want, l)
+		plans[l.laneKey] = l.core.Propose()
+		s.committing = append(s.committing, l)
+	}
+	if len(plans) == 0 {
+		return
+	}
+	s.work.Go(func() {
+		result := s.committer.commit(s.ctx, member, generation, plans)
+		s.post(func() { s.committed(result) })
+	})
+}
+
+func (s *session) committed(result commitResult) {
+	lanes := s.committing
+	s.committing = nil
+	for _, settled := range s.revoking {
+		close(settled)
+	}
+	s.revoking = nil
+	if result.unknown != nil {
+		s.metrics.commits.WithLabelValues("unknown").Inc()
+		s.fail(&errRestart{fmt.Errorf("commit plans: nobody knows the outcome: %w", result.unknown)})
+		return
+	}
+	s.commitNotice = time.Time{}
+	refused := false
+	var readable []*lane
+	for _, l := range lanes {
+		if l.dead {
+			continue
+		}
+		err := result.refused[l.laneKey]
+		if result.notSent != nil {
+			err = result.notSent
+		}
+		if err != nil {
+			refused = true
+			s.refused(l, err)
+			continue
+		}
+		if !l.core.Readable() {
+			readable = append(readable, l)
+		}
+		l.core.Committed()
+		s.advance(l)
+	}
+	s.read(readable)
+	if refused {
+		s.metrics.commits.WithLabelValues("refused").Inc()
+	} else {
+		s.metrics.commits.WithLabelValues("committed").Inc()
+	}
+}
+
+// How long to wait after a refusal of a commit: until the group has settled, or an operator may have mended something.
+const (
+	settleDelay = 100 * time.Millisecond
+	mendDelay   = 2 * time.Second
+)
+
+// refused has a lane propose again, after a while that depends on what refused its plan.
+func (s *session) refused(l *lane, err error) {
+	now := time.Now()
+	l.core.Refused(now)
+	s.want[l] = struct{}{}
+	wait := mendDelay
+	switch {
+	case errors.Is(err, kerr.OffsetMetadataTooLarge):
+		if !l.core.Shorten() {
+			s.fail(fmt.Errorf("commit the plan of a single batch: %w; raise the brokers' offset.metadata.max.bytes to %d", err, metadataMax))
+		}
+		return // the plan is another now
+	case errors.Is(err, kerr.TopicAuthorizationFailed): // concerns this lane alone
+		l.commitAfter = now.Add(wait)
+	case errors.Is(err, kerr.IllegalGeneration), errors.Is(err, kerr.UnknownMemberID), errors.Is(err, kerr.FencedInstanceID), errors.Is(err, kerr.RebalanceInProgress):
+		wait = settleDelay // the group rebalances: the client joins it again, and the callbacks say what is left
+		s.commitNotice = now.Add(wait)
+	default:
+		s.commitNotice = now.Add(wait)
+	}
+	if wait == mendDelay {
+		s.log.Warn("a plan cannot be committed; trying again", "topic", l.topic, "partition", l.partition, "error", err, "delay", wait)
+	}
+	time.AfterFunc(wait, func() { s.post(func() {}) }) // a turn of the loop commits
+}

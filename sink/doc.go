@@ -43,6 +43,8 @@
 //     were assigned to, and the session ends before one of them commits under the new one.
 //   - The endpoint fails: the batch is tried again, its lane waits, the others go on. A full lane pauses its partition.
 //   - The log's start has passed the plan: see [Plan.CutTo]. A plan that cannot be read ends the process: it is never guessed.
+//   - A partition cannot be read (no leader, no permission, lost records): its lane begins anew from what is committed, at
+//     once and then after a backoff. One that cannot be loaded, or whose plan is refused, waits alone.
 //   - A stop begins no batch and no further attempt, waits for requests under way up to the shutdown timeout, commits what
 //     they did, and leaves the group.
 package sink

@@ -128,8 +128,8 @@ func (l *Lane) filling() *Batch {
 	return nil
 }
 
-// Read takes the record that was read next. missing counts planned batches that turn out to have no last record:
-// the log has lost it.
+// Read takes the record that was read next. missing counts planned batches that turn out to have no last record: the log
+// has lost it. What is left of one is dead, since under its id the endpoint may have taken all of it.
 func (l *Lane) Read(r Record) (missing int) {
 	missing = l.passed(r.Offset - 1)
 	l.position = r.Offset + 1
@@ -161,6 +161,8 @@ func (l *Lane) passed(offset int64) (missing int) {
 		if len(b.Records) == 0 {
 			b.state = batchDone
 			l.pop()
+		} else if !b.Dead {
+			b.Dead, b.planned = true, false
 		}
 	}
 	return missing
@@ -331,6 +333,9 @@ func (l *Lane) Underway() bool {
 func (l *Lane) ID(partition int32, b *Batch) string {
 	return BatchID(l.topicID, partition, b.First, b.Last, l.rewind)
 }
+
+// TopicID is the id of the lane's topic.
+func (l *Lane) TopicID() [16]byte { return l.topicID }
 
 // Bytes is what the lane holds.
 func (l *Lane) Bytes() int { return l.bytes }

@@ -21,6 +21,9 @@ type metrics struct {
 	commits     *prometheus.CounterVec // outcome: committed, refused, unknown
 	sessions    prometheus.Counter
 	dropped     prometheus.Counter
+	truncated   prometheus.Counter
+	recreated   prometheus.Counter
+	readErrors  prometheus.Counter
 	rewinds     prometheus.Counter
 	missing     prometheus.Counter
 }
@@ -56,11 +59,20 @@ func newMetrics(reg prometheus.Registerer, sink string) *metrics {
 		dropped: f.NewCounter(prometheus.CounterOpts{
 			Name: "offhook_sink_retention_gaps_total", Help: "Partitions whose log's start had passed the events to deliver next: retention has deleted events.",
 		}),
+		truncated: f.NewCounter(prometheus.CounterOpts{
+			Name: "offhook_sink_truncations_total", Help: "Partitions whose log ended before what was planned: the brokers have lost events.",
+		}),
+		recreated: f.NewCounter(prometheus.CounterOpts{
+			Name: "offhook_sink_topics_recreated_total", Help: "Partitions found under another topic id than their plan's, and begun at the log's start.",
+		}),
+		readErrors: f.NewCounter(prometheus.CounterOpts{
+			Name: "offhook_sink_read_errors_total", Help: "Errors of a partition's fetches, each of which begins its lane anew.",
+		}),
 		rewinds: f.NewCounter(prometheus.CounterOpts{
 			Name: "offhook_sink_rewinds_total", Help: "Committed offsets found that no sink wrote, each taken as a rewind.",
 		}),
 		missing: f.NewCounter(prometheus.CounterOpts{
-			Name: "offhook_sink_plan_records_missing_total", Help: "Planned batches whose last record the log has lost.",
+			Name: "offhook_sink_plan_records_missing_total", Help: "Planned batches whose last record the log has lost; what is left of one goes to the dead letters.",
 		}),
 	}
 }

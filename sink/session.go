@@ -6,15 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/offhook/offhook/internal/kafka"
 	"github.com/offhook/offhook/schemas"
-	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -25,9 +22,14 @@ const (
 	sessionTimeout    = 10 * time.Second
 	heartbeatInterval = 2 * time.Second
 	rebalanceTimeout  = 30 * time.Second
+	// leaveTimeout bounds how long the end of a session tries to leave the group, beyond the shutdown timeout.
+	leaveTimeout = 3 * time.Second
+	// loadTimeout bounds one attempt to load plans, so that a broker that is away holds up no others' lanes for long.
+	loadTimeout = 10 * time.Second
 	// pollRecords bounds the records that one turn of the loop takes.
 	pollRecords = 4096
-	// What fetches hold at most, in bytes: two of fetchMaxBytes, beside what lanes hold.
+	// What fetches hold at most beside what lanes hold, in bytes as the brokers send them, compressed: two of
+	// fetchMaxBytes.
 	fetchMaxBytes          = 16 << 20
 	fetchMaxPartitionBytes = 2 << 20
 	fetchMaxWait           = 100 * time.Millisecond
@@ -70,11 +72,13 @@ type session struct {
 	committing []*lane
 	// revoking are the callbacks that wait for the commit in flight: the right to commit ends when they return.
 	revoking     []chan struct{}
-	commitNotice time.Time // after a refusal: when to commit again; zero: at once
+	commitNotice time.Time // after a refusal that concerns all lanes: when to commit again; zero: at once
 	active       int       // batches that a goroutine works on
 	joined       bool
 	stopping     bool
 	err          error // why the loop ends; nil while it runs
+	// failures counts the errors of a partition's fetches since it was last read.
+	failures map[laneKey]int
 }
 
 // A lane is one partition of one event topic while this member owns it: one assignment. A partition that is assigned
@@ -91,7 +95,9 @@ type lane struct {
 	reading bool
 	paused  bool
 	held    int // bytes, as told to the metrics
-	dead    bool
+	// commitAfter is when the lane may commit again, after a refusal that concerns it alone; zero: at once.
+	commitAfter time.Time
+	dead        bool
 }
 
 func runSession(ctx context.Context, cfg Config, deps Deps, log *slog.Logger, m *metrics, t *transport) error {
@@ -101,12 +107,16 @@ func runSession(ctx context.Context, cfg Config, deps Deps, log *slog.Logger, m 
 		cfg: cfg, deps: deps, log: log, metrics: m, transport: t,
 		slots: make(chan struct{}, cfg.MaxInFlight),
 		tasks: make(chan func()), ended: make(chan struct{}), draining: make(chan struct{}),
-		ctx: sessionCtx, lanes: make(map[laneKey]*lane), want: make(map[*lane]struct{}),
+		ctx: sessionCtx, lanes: make(map[laneKey]*lane), want: make(map[*lane]struct{}), failures: make(map[laneKey]int),
 	}
 	s.topics = eventTopics(cfg.Events, deps.Topics)
 	topics := slices.Sorted(maps.Keys(s.topics))
+	// The member outlives the session's work: it leaves the group when nothing is sent any more.
+	memberCtx, cancelMember := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancelMember()
 	var err error
 	s.member, err = deps.Kafka.NewClient(log,
+		kgo.WithContext(memberCtx),
 		kgo.ConsumerGroup(cfg.Group()),
 		kgo.ConsumeTopics(topics...),
 		kgo.DisableAutoCommit(),
@@ -154,9 +164,10 @@ func runSession(ctx context.Context, cfg Config, deps Deps, log *slog.Logger, m 
 	m.buffered.Set(0)
 	s.reader.client.Close()
 	s.producer.Close()
-	leave, cancelLeave := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	leave, cancelLeave := context.WithTimeout(memberCtx, leaveTimeout)
 	defer cancelLeave()
 	_ = s.member.LeaveGroupContext(leave) // where it fails the session timeout ends the membership
+	cancelMember()                        // a join that is not answered would hold up Close
 	s.member.Close()
 	return err
 }
@@ -320,12 +331,13 @@ func (s *session) loaded(l *lane, r resumption) {
 		s.metrics.rewinds.Inc()
 		log.Warn("the committed offset was not set by a sink: it is taken as a rewind")
 	case resumeRecreated:
+		s.metrics.recreated.Inc()
 		log.Warn("the topic was made anew: the sink begins at its start")
 	case resumeCut:
 		s.metrics.dropped.Inc()
 		log.Error("retention has deleted events that were not delivered: the sink goes on at the log's start", "batches_dropped", r.dropped)
 	case resumeTruncated:
-		s.metrics.dropped.Inc()
+		s.metrics.truncated.Inc()
 		log.Error("the log ends before what was planned: the brokers have lost events")
 	}
 	l.core = NewLane(LaneConfig{
@@ -363,8 +375,8 @@ func (s *session) advance(l *lane) {
 	if !s.stopping {
 		for b := l.core.Next(); b != nil; b = l.core.Next() {
 			s.active++
-			id := l.core.ID(l.partition, b)
-			s.work.Go(func() { s.deliver(l, b, id) })
+			id, topicID := l.core.ID(l.partition, b), l.core.TopicID()
+			s.work.Go(func() { s.deliver(l, b, id, topicID) })
 		}
 	}
 	s.hold(l, l.core.Bytes())
@@ -376,251 +388,6 @@ func (s *session) advance(l *lane) {
 		l.timer.Stop()
 	} else {
 		l.timer.Reset(again.Sub(now))
-	}
-}
-
-// commit sends what all waiting lanes have to say in one request, unless one is in flight.
-func (s *session) commit() {
-	if s.committing != nil || len(s.want) == 0 || s.err != nil || time.Now().Before(s.commitNotice) {
-		return
-	}
-	// The member id and generation are read by the loop, which drops lanes in the revoked and lost callbacks: what is
-	// read here belongs to the assignment of all lanes that are left, unless the group has forgotten the member and
-	// the client has joined anew without a word. Then others may own the partitions.
-	member, generation := s.member.GroupMetadata()
-	plans := make(map[laneKey]Plan, len(s.want))
-	for l := range s.want {
-		if l.member != member {
-			s.fail(&errRestart{errMemberChanged})
-			return
-		}
-		plans[l.laneKey] = l.core.Propose()
-		s.committing = append(s.committing, l)
-	}
-	clear(s.want)
-	s.work.Go(func() {
-		result := s.committer.commit(s.ctx, member, generation, plans)
-		s.post(func() { s.committed(result) })
-	})
-}
-
-func (s *session) committed(result commitResult) {
-	lanes := s.committing
-	s.committing = nil
-	for _, settled := range s.revoking {
-		close(settled)
-	}
-	s.revoking = nil
-	if result.unknown != nil {
-		s.metrics.commits.WithLabelValues("unknown").Inc()
-		s.fail(&errRestart{fmt.Errorf("commit plans: nobody knows the outcome: %w", result.unknown)})
-		return
-	}
-	now := time.Now()
-	s.commitNotice = time.Time{}
-	var refusal error
-	var readable []*lane
-	for _, l := range lanes {
-		if l.dead {
-			continue
-		}
-		err := result.refused[l.laneKey]
-		if result.notSent != nil {
-			err = result.notSent
-		}
-		if err == nil {
-			if !l.core.Readable() {
-				readable = append(readable, l)
-			}
-			l.core.Committed()
-			s.advance(l)
-			continue
-		}
-		refusal = err
-		l.core.Refused(now)
-		if errors.Is(err, kerr.OffsetMetadataTooLarge) && !l.core.Shorten() {
-			s.fail(fmt.Errorf("commit the plan of a single batch: %w; raise the brokers' offset.metadata.max.bytes to %d", err, metadataMax))
-			return
-		}
-		s.want[l] = struct{}{}
-	}
-	s.read(readable)
-	if refusal == nil {
-		s.metrics.commits.WithLabelValues("committed").Inc()
-		return
-	}
-	s.metrics.commits.WithLabelValues("refused").Inc()
-	wait := 100 * time.Millisecond
-	if result.notSent != nil || errors.Is(refusal, kerr.GroupAuthorizationFailed) || errors.Is(refusal, kerr.TopicAuthorizationFailed) {
-		wait = 2 * time.Second
-		s.log.Warn("plans cannot be committed; trying again", "error", refusal, "delay", wait)
-	}
-	s.commitNotice = now.Add(wait)
-	time.AfterFunc(wait, func() { s.post(func() {}) }) // a turn of the loop commits
-}
-
-// fetched takes what the reader has read.
-func (s *session) fetched(fetches kgo.Fetches) {
-	if s.stopping {
-		return
-	}
-	now := time.Now()
-	fetches.EachError(func(topic string, p int32, err error) {
-		l, ok := s.lanes[laneKey{topic, p}]
-		switch {
-		case errors.Is(err, context.Canceled), !ok, !l.reading:
-		case errors.Is(err, kerr.OffsetOutOfRange):
-			s.reload(l)
-		default:
-			s.log.Warn("read events", "topic", topic, "partition", p, "error", err)
-		}
-	})
-	fetches.EachPartition(func(batch kgo.FetchTopicPartition) {
-		l, ok := s.lanes[laneKey{batch.Topic, batch.Partition}]
-		if !ok || !l.reading {
-			return
-		}
-		for _, r := range batch.Records {
-			if r.Offset < l.core.Position() {
-				continue
-			}
-			if r.Attrs.IsControl() || r.Value == nil {
-				s.metrics.missing.Add(float64(l.core.Skip(r.Offset, now)))
-				continue
-			}
-			if err := checkVersion(r); err != nil {
-				s.fail(fmt.Errorf("read topic %s: %w", r.Topic, err))
-				return
-			}
-			s.metrics.missing.Add(float64(l.core.Read(Record{
-				Offset: r.Offset, Key: r.Key, Value: r.Value, Time: r.Timestamp.UnixMilli(), Traceparent: header(r, schemas.HeaderTraceparent), Read: now,
-			})))
-		}
-		s.advance(l)
-	})
-}
-
-func header(r *kgo.Record, key string) []byte {
-	for i := range r.Headers {
-		if r.Headers[i].Key == key {
-			return r.Headers[i].Value
-		}
-	}
-	return nil
-}
-
-func checkVersion(r *kgo.Record) error {
-	if v := header(r, schemas.HeaderVersion); len(v) == 1 && v[0] == '0'+schemas.Version {
-		return nil
-	}
-	headers := make([]schemas.Header, len(r.Headers))
-	for i, h := range r.Headers {
-		headers[i] = schemas.Header(h)
-	}
-	return schemas.CheckVersion("event", headers)
-}
-
-// deliver works on one batch until it is done, or the lane is dropped, or the sink stops.
-func (s *session) deliver(l *lane, b *Batch, id string) {
-	done := false
-	if b.Dead {
-		done = s.bury(l, b)
-	} else {
-		done = s.send(l, b, id)
-	}
-	s.post(func() {
-		s.active--
-		if done && !l.dead {
-			l.core.Done(b, time.Now())
-			s.metrics.done(l.event, b.Dead, len(b.Records))
-		}
-		s.advance(l)
-	})
-}
-
-// send sends a batch again and again until the endpoint takes it.
-func (s *session) send(l *lane, b *Batch, id string) bool {
-	items := make([][]byte, len(b.Records))
-	size := 2
-	r := &request{event: l.event, id: id}
-	for i := range b.Records {
-		items[i] = b.Records[i].Value
-		size += len(items[i]) + 1
-		if r.traceparent == nil {
-			r.traceparent = b.Records[i].Traceparent
-		}
-	}
-	r.body = schemas.AppendBody(make([]byte, 0, size), items)
-	s.metrics.batches.WithLabelValues(string(l.event), string(b.Ended)).Inc()
-	s.metrics.batchEvents.Observe(float64(len(items)))
-	for attempts := 1; ; attempts++ {
-		select {
-		case s.slots <- struct{}{}:
-		case <-l.ctx.Done():
-			return false
-		case <-s.draining:
-			return false
-		}
-		s.metrics.inFlight.Inc()
-		began := time.Now()
-		err := s.transport.send(l.ctx, r)
-		s.metrics.inFlight.Dec()
-		<-s.slots
-		if err == nil {
-			s.metrics.duration.Observe(time.Since(began).Seconds())
-			s.metrics.attempts.WithLabelValues(string(l.event), "2xx").Inc()
-			return true
-		}
-		failure, ok := errors.AsType[*attemptError](err)
-		if !ok {
-			return false
-		}
-		s.metrics.duration.Observe(time.Since(began).Seconds())
-		s.metrics.attempts.WithLabelValues(string(l.event), outcomeOf(failure)).Inc()
-		delay := RetryDelay(attempts, rand.Float64())
-		if attempts&(attempts-1) == 0 { // at 1, 2, 4, …
-			s.log.Warn("a batch was not delivered; trying again", "topic", l.topic, "partition", l.partition, "id", r.id,
-				"events", len(items), "attempts", attempts, "delay", delay, "error", failure)
-		}
-		select {
-		case <-time.After(delay):
-		case <-l.ctx.Done():
-			return false
-		case <-s.draining:
-			return false
-		}
-	}
-}
-
-// bury writes a dead batch to the dead letters. Its plan says that it is dead, so nobody sends it any more.
-func (s *session) bury(l *lane, b *Batch) bool {
-	letters := make([]*kgo.Record, 0, len(b.Records))
-	for _, r := range b.Records {
-		letter := schemas.DeadLetter{
-			Source:  schemas.Source{Topic: l.topic, Partition: l.partition, Offset: r.Offset, Time: r.Time},
-			TopicID: s.deps.Owned.IDs[l.topic], SourceKey: r.Key, Value: r.Value, Reason: schemas.ReasonCut,
-			Detail: "retention deleted the first part of the batch that this event was planned in",
-			Sink:   s.cfg.Name, Traceparent: r.Traceparent,
-		}
-		record := &kgo.Record{Topic: s.deps.Topics.DeadLetters, Partition: l.partition % s.deps.Owned.Partitions, Key: letter.Key(), Value: letter.Value}
-		for _, h := range letter.Headers() {
-			record.Headers = append(record.Headers, kgo.RecordHeader(h))
-		}
-		letters = append(letters, record)
-	}
-	for attempts := 1; ; attempts++ {
-		err := s.producer.ProduceSync(l.ctx, letters...).FirstErr()
-		if err == nil {
-			return true
-		}
-		s.log.Warn("write dead letters; trying again", "topic", l.topic, "partition", l.partition, "events", len(letters), "error", err)
-		select {
-		case <-time.After(RetryDelay(attempts, 1)):
-		case <-l.ctx.Done():
-			return false
-		case <-s.draining:
-			return false
-		}
 	}
 }
 
@@ -646,133 +413,4 @@ func (s *session) watchMember() {
 			}
 		}
 	}
-}
-
-// load fetches the plans of lanes that were just assigned. It begins after their assignment, so that it sees every
-// commit that the coordinator accepted before.
-func (s *session) load(lanes []*lane) {
-	for attempts := 1; ; attempts++ {
-		err := s.loadOnce(lanes)
-		if err == nil {
-			return
-		}
-		if broken, ok := errors.AsType[*brokenPlanError](err); ok {
-			s.post(func() { s.fail(broken) })
-			return
-		}
-		s.log.Warn("load plans; trying again", "error", err)
-		lanes = slices.DeleteFunc(lanes, func(l *lane) bool { return l.ctx.Err() != nil })
-		if len(lanes) == 0 {
-			return
-		}
-		select {
-		case <-time.After(RetryDelay(attempts, 1)):
-		case <-s.ctx.Done():
-			return
-		}
-	}
-}
-
-// A brokenPlanError says that a committed plan cannot be read: only an operator can go on from there.
-type brokenPlanError struct {
-	key laneKey
-	err error
-}
-
-func (e *brokenPlanError) Error() string {
-	return fmt.Sprintf("load the plan of %s, partition %d: %v", e.key.topic, e.key.partition, e.err)
-}
-
-func (s *session) loadOnce(lanes []*lane) error {
-	ctx, cancel := context.WithTimeout(s.ctx, 30*time.Second)
-	defer cancel()
-	admin := kadm.NewClient(s.member)
-	offsets, err := admin.FetchOffsets(ctx, s.cfg.Group())
-	if err != nil {
-		return fmt.Errorf("fetch the group's offsets: %w", err)
-	}
-	topics := slices.Sorted(maps.Keys(s.topics))
-	details, err := admin.ListTopics(ctx, topics...)
-	if err == nil {
-		err = details.Error()
-	}
-	if err != nil {
-		return fmt.Errorf("read topic ids: %w", err)
-	}
-	starts, err := admin.ListStartOffsets(ctx, topics...)
-	if err != nil {
-		return fmt.Errorf("list the logs' starts: %w", err)
-	}
-	ends, err := admin.ListEndOffsets(ctx, topics...)
-	if err != nil {
-		return fmt.Errorf("list the logs' ends: %w", err)
-	}
-	var at kadm.ListedOffsets
-	start := s.cfg.Start
-	if !start.IsSet() && s.cfg.Name == DefaultName {
-		start.kind = startEarliest
-	}
-	if start.kind == startTime {
-		if at, err = admin.ListOffsetsAfterMilli(ctx, start.time.UnixMilli(), topics...); err != nil {
-			return fmt.Errorf("list offsets by time: %w", err)
-		}
-	}
-	now := time.Now().Unix()
-	found := make([]resumption, len(lanes))
-	for i, l := range lanes {
-		logStart, ok := starts.Lookup(l.topic, l.partition)
-		logEnd, ok2 := ends.Lookup(l.topic, l.partition)
-		if !ok || !ok2 {
-			return fmt.Errorf("topic %s has no partition %d", l.topic, l.partition)
-		}
-		if err := firstError(logStart.Err, logEnd.Err); err != nil {
-			return fmt.Errorf("list offsets of %s, partition %d: %w", l.topic, l.partition, err)
-		}
-		startAt := logStart.Offset
-		switch start.kind {
-		case startLatest:
-			startAt = logEnd.Offset
-		case startTime:
-			after, _ := at.Lookup(l.topic, l.partition)
-			if after.Err != nil {
-				return fmt.Errorf("list offsets by time of %s, partition %d: %w", l.topic, l.partition, after.Err)
-			}
-			startAt = after.Offset
-		case startUnset, startEarliest:
-		}
-		var committed *committedOffset
-		if o, ok := offsets.Lookup(l.topic, l.partition); ok {
-			if o.Err != nil {
-				return fmt.Errorf("fetch the offset of %s, partition %d: %w", l.topic, l.partition, o.Err)
-			}
-			if o.At >= 0 {
-				committed = &committedOffset{Offset: o.At, Metadata: o.Metadata}
-			}
-		}
-		r, err := resume(committed, details[l.topic].ID, logStart.Offset, logEnd.Offset, startAt, now)
-		if err != nil {
-			return &brokenPlanError{l.laneKey, err}
-		}
-		found[i] = r
-	}
-	s.post(func() {
-		var readable []*lane
-		for i, l := range lanes {
-			s.loaded(l, found[i])
-			if !l.dead && l.core.Readable() {
-				readable = append(readable, l)
-			}
-		}
-		s.read(readable)
-	})
-	return nil
-}
-
-func firstError(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }

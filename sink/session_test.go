@@ -22,8 +22,9 @@ func bareSession(t *testing.T) (*session, *lane) {
 		t.Fatal(err)
 	}
 	s := &session{
+		ctx: t.Context(),
 		log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry(), "x"), member: member,
-		lanes: make(map[laneKey]*lane), want: make(map[*lane]struct{}), ended: make(chan struct{}), draining: make(chan struct{}), tasks: make(chan func()),
+		lanes: make(map[laneKey]*lane), want: make(map[*lane]struct{}), failures: make(map[laneKey]int), ended: make(chan struct{}), draining: make(chan struct{}), tasks: make(chan func()),
 	}
 	s.reader = &reader{s: s, cancel: func() {}}
 	l := &lane{laneKey: laneKey{"t", 1}, timer: time.NewTimer(time.Hour)}

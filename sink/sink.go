@@ -151,6 +151,8 @@ func requireOffsets(ctx context.Context, cfg Config, deps Deps, log *slog.Logger
 		return err
 	}
 	defer client.Close()
+	deps.Stage.SetWaiting(true)
+	defer deps.Stage.SetWaiting(false)
 	for attempts := 1; ; attempts++ {
 		offsets, err := kadm.NewClient(client).FetchOffsets(ctx, cfg.Group())
 		if errors.Is(err, kerr.GroupIDNotFound) {
@@ -166,9 +168,14 @@ func requireOffsets(ctx context.Context, cfg Config, deps Deps, log *slog.Logger
 			}
 			return nil
 		}
-		log.Warn("fetch the group's offsets; trying again", "error", err)
+		if refused := kafka.Refused(err); refused != nil {
+			return fmt.Errorf("fetch the offsets of %s: %w", cfg.Group(), refused)
+		}
+		if attempts&(attempts-1) == 0 { // at 1, 2, 4, …
+			log.Warn("the group's offsets cannot be fetched; trying again", "attempts", attempts, "error", err)
+		}
 		select {
-		case <-time.After(RetryDelay(attempts, 1)):
+		case <-time.After(RetryDelay(min(attempts, 5), 1)):
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

@@ -162,7 +162,7 @@ func (f *fixture) produce(t testing.TB, n int) {
 			records = append(records, &kgo.Record{
 				Topic: f.topics.OnlineStatus, Partition: p, Key: fmt.Appendf(nil, "uid%d", p),
 				Value:   fmt.Appendf(nil, `"uid%d-%d"`, p, f.produced+i),
-				Headers: []kgo.RecordHeader{kgo.RecordHeader(schemas.VersionHeader()), {Key: "traceparent", Value: []byte("00-trace-" + fmt.Sprint(f.produced+i))}},
+				Headers: []kgo.RecordHeader{kgo.RecordHeader(schemas.VersionHeader()), {Key: "traceparent", Value: fmt.Appendf(nil, "00-%032x-%016x-01", f.produced+i, p)}},
 			})
 		}
 	}
@@ -187,12 +187,22 @@ func (f *fixture) config(e *endpoint) Config {
 // start runs a sink; stop ends it and waits, and is called at the test's end if it was not before.
 func (f *fixture) start(t *testing.T, cfg Config) (stop func()) {
 	t.Helper()
+	return f.startLog(t, cfg, slog.NewTextHandler(t.Output(), nil))
+}
+
+func (f *fixture) startLog(t *testing.T, cfg Config, log slog.Handler) (stop func()) {
+	t.Helper()
+	return f.startReg(t, cfg, log, prometheus.NewRegistry())
+}
+
+func (f *fixture) startReg(t *testing.T, cfg Config, log slog.Handler, reg *prometheus.Registry) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() {
 		ended <- Run(ctx, cfg, Deps{
-			Kafka: f.Config(), Topics: f.topics, Owned: f.owned, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
-			Registerer: prometheus.NewRegistry(), Stage: ops.NewHealth().Stage("sink"),
+			Kafka: f.Config(), Topics: f.topics, Owned: f.owned, Log: slog.New(log),
+			Registerer: reg, Stage: ops.NewHealth().Stage("sink"),
 		})
 	}()
 	stop = sync.OnceFunc(func() {

@@ -18,8 +18,6 @@ const (
 	// headersBytes is more than the headers of a dead letter take beside the source's key: the names of a topic and
 	// of the reasons, numbers, a sentence.
 	headersBytes = 4 << 10
-	// maxTraceparent bounds what is taken for a trace context (one is 55 bytes long) and passed on.
-	maxTraceparent = 128
 )
 
 // router says what becomes of an input record. It is pure but for the tally.
@@ -245,10 +243,10 @@ func headersOf(r *kgo.Record) []kgo.RecordHeader {
 	return headers
 }
 
-// traceparent is the record's trace context, nil where it has none.
+// traceparent is the record's trace context, nil where it has none that is valid.
 func traceparent(r *kgo.Record) []byte {
 	for _, h := range r.Headers {
-		if h.Key == schemas.HeaderTraceparent && len(h.Value) > 0 && len(h.Value) <= maxTraceparent {
+		if h.Key == schemas.HeaderTraceparent && schemas.ValidTraceparent(h.Value) {
 			return h.Value
 		}
 	}
