@@ -3,13 +3,13 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
@@ -110,7 +110,7 @@ func TestDemoInterrupted(t *testing.T) {
 func TestTopics(t *testing.T) {
 	t.Parallel()
 	kafkatest.Each(t, func(t *testing.T, c *kafkatest.Cluster) {
-		t.Parallel()
+		parallel(t, c)
 		s := &system{t: t, cluster: c}
 		env := s.kafkaEnv()
 		suffixes := []string{".inbox", ".presence", ".user.onlinestatus", ".msg.offline", ".msg.notify", ".dead-letters"}
@@ -187,7 +187,7 @@ func TestPrinting(t *testing.T) {
 func TestThreeProcesses(t *testing.T) {
 	t.Parallel()
 	kafkatest.Each(t, func(t *testing.T, c *kafkatest.Cluster) {
-		t.Parallel()
+		parallel(t, c)
 		s := newSystem(t, c, newEndpoint(t), 3)
 		file := filepath.Join(t.TempDir(), "truth.jsonl")
 		const secret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"
@@ -207,7 +207,12 @@ func TestThreeProcesses(t *testing.T) {
 		if code := simulate.wait(startTimeout); code != 0 {
 			t.Fatalf("simulate: exit code %d, want 0", code)
 		}
-		drained(t, run)
+		var connections, messages int64
+		if _, err := fmt.Sscanf(regexp.MustCompile(`\d+ connection records and \d+ messages`).FindString(simulate.stdout.String()),
+			"%d connection records and %d messages", &connections, &messages); err != nil {
+			t.Fatalf("simulate prints no summary: %v: %s", err, simulate.stdout.String())
+		}
+		events := drained(t, run, connections+messages)
 		interrupt(t, receiver, 0)
 		got := readSummary(t, receiver.stdout.String())
 		got.clean(t)
@@ -217,7 +222,10 @@ func TestThreeProcesses(t *testing.T) {
 		addMessage(t, file, more)
 		second, url := receive(more)
 		again := start(t, s.env("OFFHOOK_WEBHOOK_URL="+url, "OFFHOOK_WEBHOOK_SECRETS="+secret, "OFFHOOK_SINK_NAME=second", "OFFHOOK_SINK_START=earliest"), "sink").ready()
-		drained(t, again)
+		kafkatest.Wait(t, drainTimeout, "the second sink to deliver as much as the first", func() bool {
+			n, _ := scrape(t, again).sum("offhook_sink_events_total", "outcome=delivered", "sink=second")
+			return n == events
+		})
 		interrupt(t, second, 1)
 		lost := readSummary(t, second.stdout.String())
 		if lost.Lost == nil || *lost.Lost < 1 {
@@ -233,18 +241,25 @@ func TestThreeProcesses(t *testing.T) {
 	})
 }
 
-// drained waits until the sink of a process has delivered all that the truth demands, which shows in its counter
-// standing still.
-func drained(t *testing.T, p *process) {
+// drained waits until `offhook run` has taken in so many records, all of its own life, and delivered all that was made
+// of them. It returns how many events that is.
+func drained(t *testing.T, p *process, records int64) float64 {
 	t.Helper()
-	last, since := -1.0, time.Now()
-	kafkatest.Wait(t, drainTimeout, "the sink to be done", func() bool {
-		n, _ := scrape(t, p).sum("offhook_sink_events_total", "outcome=delivered")
-		if n != last {
-			last, since = n, time.Now()
+	var delivered float64
+	kafkatest.Wait(t, drainTimeout, "all events to be delivered", func() bool {
+		f := scrape(t, p)
+		sum := func(name string, labels ...string) float64 {
+			n, _ := f.sum(name, labels...)
+			return n
 		}
-		return n > 0 && time.Since(since) > 3*time.Second
+		messages := sum("offhook_route_records_total", "input=messages")
+		inbox := sum("offhook_records_produced_total", "stage=route") - messages
+		events := messages + sum("offhook_presence_online_status_total") + sum("offhook_presence_offline_messages_total")
+		delivered = sum("offhook_sink_events_total", "outcome=delivered")
+		return sum("offhook_records_consumed_total", "stage=route") == float64(records) &&
+			sum("offhook_records_consumed_total", "stage=presence") == inbox && delivered == events
 	})
+	return delivered
 }
 
 // interrupt is Ctrl-C, with the exit code that it is to end in.

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -17,7 +18,7 @@ const drainTimeout = 90 * time.Second
 func TestKill(t *testing.T) {
 	t.Parallel()
 	kafkatest.Each(t, func(t *testing.T, c *kafkatest.Cluster) {
-		t.Parallel()
+		parallel(t, c)
 		e := newEndpoint(t)
 		s := newSystem(t, c, e, 3)
 		settings := []string{"OFFHOOK_INSTANCE_ID=one"}
@@ -54,10 +55,10 @@ func TestKill(t *testing.T) {
 func TestEndpointDown(t *testing.T) {
 	t.Parallel()
 	kafkatest.Each(t, func(t *testing.T, c *kafkatest.Cluster) {
-		t.Parallel()
+		parallel(t, c)
 		e := newEndpoint(t)
 		s := newSystem(t, c, e, 3)
-		p := s.run().ready()
+		p := s.run("OFFHOOK_WEBHOOK_URL=" + e.url() + "?token=planted").ready()
 		traffic := s.simulate(100, 50)
 		e.waitItems(schemas.EventNotify, 20, effectTimeout)
 		down := 3 * time.Second
@@ -87,6 +88,15 @@ func TestEndpointDown(t *testing.T) {
 			t.Errorf("%d dead letters, want none", len(letters))
 		}
 		p.terminate()
+		log := p.stderr.String()
+		for _, cause := range []string{"connection", "503"} {
+			if !strings.Contains(log, cause) {
+				t.Errorf("the log does not say why requests failed: no %q in it", cause)
+			}
+		}
+		if strings.Contains(log, "planted") {
+			t.Error("the log holds the URL's query")
+		}
 	})
 }
 
@@ -95,7 +105,7 @@ func TestEndpointDown(t *testing.T) {
 func TestTwoProcesses(t *testing.T) {
 	t.Parallel()
 	kafkatest.Each(t, func(t *testing.T, c *kafkatest.Cluster) {
-		t.Parallel()
+		parallel(t, c)
 		e := newEndpoint(t)
 		s := newSystem(t, c, e, 3)
 		first := s.run().ready()

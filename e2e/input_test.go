@@ -19,7 +19,7 @@ import (
 func TestBadInput(t *testing.T) {
 	t.Parallel()
 	kafkatest.Each(t, func(t *testing.T, c *kafkatest.Cluster) {
-		t.Parallel()
+		parallel(t, c)
 		e := newEndpoint(t)
 		s := newSystem(t, c, e, 3, "max.message.bytes=4194304")
 		p := s.run().ready()
@@ -176,7 +176,7 @@ func deadHeaders(headers []kgo.RecordHeader) []schemas.Header {
 func TestLargeMessage(t *testing.T) {
 	t.Parallel()
 	kafkatest.Each(t, func(t *testing.T, c *kafkatest.Cluster) {
-		t.Parallel()
+		parallel(t, c)
 		e := newEndpoint(t)
 		s := newSystem(t, c, e, 1, "max.message.bytes=4194304")
 		p := s.run().ready()

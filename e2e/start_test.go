@@ -68,7 +68,7 @@ func TestBrokerNotThere(t *testing.T) {
 func TestOldRecords(t *testing.T) {
 	t.Parallel()
 	kafkatest.Each(t, func(t *testing.T, c *kafkatest.Cluster) {
-		t.Parallel()
+		parallel(t, c)
 		e := newEndpoint(t)
 		s := newSystem(t, c, e, 3)
 		write := newFranz(t, c)

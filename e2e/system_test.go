@@ -11,10 +11,25 @@ import (
 	"github.com/offhook/offhook/internal/kafka/kafkatest"
 	"github.com/offhook/offhook/internal/simulator"
 	"github.com/offhook/offhook/internal/truth"
+	"github.com/offhook/offhook/schemas"
 )
 
 // partitions is P of the tests' owned topics.
 const partitions = "4"
+
+// realAtOnce are the places of tests that run on Apache Kafka at once: brokers that share the machine with more of them
+// show how slow it is, and nothing else.
+var realAtOnce = make(chan struct{}, 4)
+
+// parallel makes a test run beside others, on Apache Kafka beside a few.
+func parallel(t *testing.T, c *kafkatest.Cluster) {
+	t.Helper()
+	t.Parallel()
+	if c.Fake == nil {
+		realAtOnce <- struct{}{}
+		t.Cleanup(func() { <-realAtOnce })
+	}
+}
 
 // system is one installation: input topics, the topics and groups of a prefix, an endpoint.
 type system struct {
@@ -97,15 +112,24 @@ func (s *system) simulate(messages, churn float64) *traffic {
 	cfg.ConnectionsTopic, cfg.MessagesTopic = s.connections, s.messages
 	cfg.Users, cfg.Groups = 100, 10
 	cfg.Rate, cfg.Churn = messages, churn
-	cfg.Settle = time.Second
-	if s.real() {
-		cfg.Settle = 3 * time.Second
+	cfg.Settle = time.Millisecond
+	// Messages begin when the residents' onlines have arrived: nothing orders messages against connections, so that a stage
+	// that stands still would otherwise rightly push to residents.
+	settled := func(ctx context.Context, statuses int64) bool {
+		for int64(len(s.endpoint.items(schemas.EventOnlineStatus))) < statuses {
+			select {
+			case <-time.After(20 * time.Millisecond):
+			case <-ctx.Done():
+				return false
+			}
+		}
+		return true
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	tr := &traffic{t: s.t, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(tr.done)
-		tr.summary, tr.err = simulator.Run(ctx, cfg, simulator.Deps{Truth: &tr.truth})
+		tr.summary, tr.err = simulator.Run(ctx, cfg, simulator.Deps{Truth: &tr.truth, Settled: settled})
 	}()
 	s.t.Cleanup(func() {
 		cancel()

@@ -125,9 +125,11 @@ func (f demoCommand) Run(c *call) error {
 	defer stopTraffic()
 	defer context.AfterFunc(background, stopTraffic)() // a service that ends early ends the traffic
 	cfg := f.Traffic.config()
-	cfg.Brokers, cfg.Run, cfg.Duration, cfg.Settle = s.KafkaBrokers, "demo", f.Duration, time.Second
+	cfg.Brokers, cfg.Run, cfg.Duration, cfg.Settle = s.KafkaBrokers, "demo", f.Duration, time.Millisecond
 	all := new(truth.Truth)
-	summary, err := simulator.Run(traffic, cfg, simulator.Deps{Truth: all})
+	// Messages begin when offhook knows who is online, however slow the machine is.
+	settled := func(ctx context.Context, _ int64) bool { return r.WaitFor(ctx, all) == nil }
+	summary, err := simulator.Run(traffic, cfg, simulator.Deps{Truth: all, Settled: settled})
 	if err != nil {
 		return errors.Join(background.Err(), fmt.Errorf("simulate traffic: %w", err))
 	}

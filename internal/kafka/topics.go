@@ -113,8 +113,8 @@ func finalf(format string, args ...any) error { return &finalError{fmt.Sprintf(f
 // errSettling says that topics created a moment ago are not seen by all brokers yet.
 var errSettling = errors.New("the brokers settle new topics")
 
-// mismatchAttempts is how often different counts are looked at before they are believed: brokers that are behind may
-// show the topics of another process's creation half.
+// mismatchAttempts is how often different counts, or missing topics that may not be created, are looked at before they
+// are believed: brokers that are behind may show the topics of another process's creation half, or not yet.
 const mismatchAttempts = 3
 
 type ensurer struct {
@@ -154,6 +154,9 @@ func (e *ensurer) attempt(ctx context.Context) (Owned, error) {
 		}
 	}
 	if len(missing) > 0 && !e.spec.Create {
+		if e.mismatches++; e.mismatches < mismatchAttempts {
+			return Owned{}, errSettling
+		}
 		return Owned{}, finalf("topics are missing: %s; create them with `offhook topics create`, or start with OFFHOOK_CREATE_TOPICS=true",
 			strings.Join(missing, ", "))
 	}
@@ -187,6 +190,9 @@ func (e *ensurer) attempt(ctx context.Context) (Owned, error) {
 			return Owned{}, fmt.Errorf("topic %s has partitions without a leader", name)
 		}
 	}
+	if len(e.created) > 0 && !e.known(ctx, names) {
+		return Owned{}, errSettling
+	}
 	if err := e.check(ctx); err != nil {
 		return Owned{}, err
 	}
@@ -195,6 +201,27 @@ func (e *ensurer) attempt(ctx context.Context) (Owned, error) {
 		owned.IDs[name] = found[name].id
 	}
 	return owned, nil
+}
+
+// known reports whether each broker that answers knows the topics and their leaders. One that has not heard of a topic
+// that was just created would refuse its producers and consumers, and group members would come and go.
+func (e *ensurer) known(ctx context.Context, names []string) bool {
+	brokers, err := e.admin.ListBrokers(ctx)
+	if err != nil {
+		return false
+	}
+	for _, broker := range brokers {
+		found, err := lookUp(ctx, e.client.Broker(int(broker.NodeID)), names)
+		if err != nil {
+			continue // away: what it knows when it comes back is told by its metadata's log
+		}
+		for _, topic := range found {
+			if topic.err != nil || !topic.led {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // create creates one topic, without the settings that the brokers forbid.
@@ -376,8 +403,9 @@ type topicState struct {
 	led        bool // each partition has a leader
 }
 
-// lookUp asks any broker for the topics, past the client's cache. All names are in the answer.
-func lookUp(ctx context.Context, client *kgo.Client, names []string) (map[string]topicState, error) {
+// lookUp asks a broker (any, where it is given the client) for the topics, past the client's cache. All names are in the
+// answer.
+func lookUp(ctx context.Context, from kmsg.Requestor, names []string) (map[string]topicState, error) {
 	request := kmsg.NewPtrMetadataRequest()
 	request.AllowAutoTopicCreation = false
 	for _, name := range names {
@@ -385,7 +413,7 @@ func lookUp(ctx context.Context, client *kgo.Client, names []string) (map[string
 		topic.Topic = &name
 		request.Topics = append(request.Topics, topic)
 	}
-	response, err := request.RequestWith(ctx, client)
+	response, err := request.RequestWith(ctx, from)
 	if err != nil {
 		return nil, fmt.Errorf("look up topics: %w", err)
 	}

@@ -65,6 +65,10 @@ func Default() Config {
 type Deps struct {
 	Progress io.Writer      // takes one line a second; nil: none
 	Truth    truth.Recorder // takes what must arrive; nil: nobody
+	// Settled, where not nil, is called when the residents' onlines are acknowledged and [Config.Settle] has passed, with
+	// the number of user.onlinestatus items that they make. It returns when these have arrived, which is when offhook
+	// surely knows that the residents are there, or false to end the run. No record is written meanwhile.
+	Settled func(ctx context.Context, statuses int64) bool
 }
 
 // Summary says what a run has written. All counts are of acknowledged records.

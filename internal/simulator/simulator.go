@@ -41,7 +41,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) (Summary, error) {
 			break
 		}
 	}
-	write(ctx, cfg, t, p)
+	write(ctx, cfg, t, p, deps.Settled)
 	err = p.close(ctx, cfg.FlushTimeout)
 	stopProgress()
 	s, _ := p.counts()
@@ -53,7 +53,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) (Summary, error) {
 }
 
 // write writes the residents' onlines, waits, and then what comes until the bounds, the end of ctx or a failure.
-func write(ctx context.Context, cfg Config, t *traffic, p *producer) {
+func write(ctx context.Context, cfg Config, t *traffic, p *producer, settled func(context.Context, int64) bool) {
 	alive := true
 	t.first(func() int64 { return time.Now().UnixMilli() }, func(r *record) bool {
 		alive = p.send(ctx, r)
@@ -61,6 +61,11 @@ func write(ctx context.Context, cfg Config, t *traffic, p *producer) {
 	})
 	if !alive || !p.flush(ctx) || !wait(ctx, p, cfg.Settle) {
 		return
+	}
+	if settled != nil {
+		if s, _ := p.counts(); !settled(ctx, s.Statuses) {
+			return
+		}
 	}
 	churn := stream{rate: cfg.Churn, limit: cfg.Connections, duration: cfg.Duration}
 	talk := stream{rate: cfg.Rate, limit: cfg.Messages, duration: cfg.Duration}

@@ -18,9 +18,6 @@ func (s *stage) Restore(ctx context.Context, p txn.Partition) (func(), error) {
 	changelog := txn.Partition{Topic: s.deps.Topics.Presence, Partition: p.Partition}
 	var headers []schemas.Header
 	n, err := txn.ReadChangelog(ctx, s.deps.Kafka, s.log, changelog, func(r *kgo.Record) error {
-		if s.isMarker(r.Key) {
-			return nil
-		}
 		headers = headers[:0]
 		for _, h := range r.Headers {
 			headers = append(headers, schemas.Header(h))

@@ -1,7 +1,6 @@
 package presence
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -88,7 +87,6 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	s := &stage{
 		cfg: cfg, deps: deps, rules: cfg.rules(), metrics: m, log: deps.Log.With("stage", Stage),
 		parts: make(map[int32]*part), owned: make(map[int32]bool),
-		marker: schemas.AppendPresenceKey(nil, schemas.PresenceKey{Kind: schemas.PresenceStartMarker}),
 	}
 	var purging sync.WaitGroup
 	purgeCtx, stopPurge := context.WithCancel(ctx)
@@ -113,7 +111,6 @@ type stage struct {
 	rules   Rules
 	metrics *metrics
 	log     *slog.Logger
-	marker  []byte // the start marker's key, which is route's
 
 	// Of the loop goroutine:
 	parts   map[int32]*part
@@ -262,9 +259,6 @@ func (s *stage) gauge() {
 	s.metrics.connections.Set(float64(connections))
 	s.metrics.users.Set(float64(users))
 }
-
-// isMarker reports whether a record of the presence topic is route's start marker.
-func (s *stage) isMarker(key []byte) bool { return bytes.Equal(key, s.marker) }
 
 // headersOf are the headers of what is made of a record: the version, and the record's trace context.
 func headersOf(r *kgo.Record) []kgo.RecordHeader {

@@ -371,15 +371,15 @@ func TestTwoProcessesShareAndMove(t *testing.T) {
 		p.expect(tr.want)
 		for range 2 {
 			b, second := p.startPresence(), p.startRoute()
-			for b.metric("offhook_presence_connections") == 0 {
+			kafkatest.Wait(t, 60*time.Second, "the second process has restored partitions, under traffic", func() bool {
 				tr.send(20)
-				time.Sleep(5 * time.Millisecond) // a rate, not a wait
 				select {
 				case <-b.done:
 					t.Fatal(b.err)
 				default:
 				}
-			}
+				return b.metric("offhook_presence_connections") > 0
+			})
 			tr.send(100)
 			b.stop()
 			second.stop()
@@ -571,9 +571,7 @@ func TestPurge(t *testing.T) {
 			start, end := p.inboxStarts()
 			return end >= 200 && end-start <= 4 // the commit marker at each end
 		})
-		if got := ps.metric("offhook_presence_purged_records_total"); got < 196 {
-			t.Errorf("counted %v purged records", got)
-		}
+		kafkatest.Wait(t, 30*time.Second, "it is counted", func() bool { return ps.metric("offhook_presence_purged_records_total") >= 196 })
 		ps.stop()
 		// What is not consumed stays.
 		_, before := p.inboxStarts()
@@ -589,12 +587,12 @@ func TestPurge(t *testing.T) {
 		ps = p.startPresence()
 		tr.send(50)
 		p.expect(tr.want)
-		s := purger{adm: p.adm, topic: p.topics.Inbox, group: p.Prefix + ".presence", keep: time.Hour, done: map[int32]int64{}}
-		if n, err := s.purge(t.Context(), []int32{0, 1, 2, 3}); err != nil || n != 0 {
-			kept, _ := p.inboxStarts()
-			if err != nil || kept > start+54 {
-				t.Errorf("purged %d: %v", n, err)
-			}
+		own := purger{adm: p.adm, topic: p.topics.Inbox, group: p.Prefix + ".presence", keep: time.Hour, done: map[int32]int64{}}
+		if _, err := own.purge(t.Context(), []int32{0, 1, 2, 3}); err != nil {
+			t.Fatal(err)
+		}
+		if kept, _ := p.inboxStarts(); kept != start {
+			t.Errorf("the log's starts moved from %d to %d in sum", start, kept)
 		}
 	})
 }

@@ -96,7 +96,7 @@ type starter struct {
 	deps *Deps
 	log  *slog.Logger
 
-	beforeCommit func() // a test's, nil otherwise
+	hold func(before string) // a test's, nil otherwise
 }
 
 // busyPatience is how long a group that is not empty is waited for: members that were killed leave it after 10 s. A
@@ -105,6 +105,12 @@ var busyPatience = 15 * time.Second
 
 // errBusy says that the group has members, so that nothing can be committed for it.
 var errBusy = errors.New("the group is not empty")
+
+// errPending says that the marker cannot be read for now, perhaps because a transaction is open that it is in.
+var errPending = errors.New("the start marker is not readable yet")
+
+// markerPatience is how long the marker is read before other processes that decide are fenced for it.
+const markerPatience = 2 * time.Second
 
 // begin makes sure that route may join its group.
 func begin(ctx context.Context, cfg *Config, deps *Deps, log *slog.Logger) error {
@@ -120,10 +126,13 @@ func begin(ctx context.Context, cfg *Config, deps *Deps, log *slog.Logger) error
 		if err := txn.Await(ctx, cl, deps.Stage, log); err != nil {
 			return err
 		}
-		err := s.try(ctx, cl)
+		done, err := s.try(ctx, cl)
 		switch {
-		case err == nil:
+		case done:
 			return nil
+		case err == nil:
+			// Look once more: what was committed is there for the join when its transaction's markers are written.
+			continue
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case txn.IsFatal(err):
@@ -133,7 +142,7 @@ func begin(ctx context.Context, cfg *Config, deps *Deps, log *slog.Logger) error
 		case kafka.Refused(err) != nil:
 			return fmt.Errorf("decide where route begins: %w", kafka.Refused(err))
 		}
-		log.Info("deciding where route begins, once more", "err", err)
+		log.Debug("deciding where route begins, once more", "err", err)
 		pause := time.Duration(100+rand.IntN(200)) * time.Millisecond << min(attempt, 3)
 		select {
 		case <-ctx.Done():
@@ -143,11 +152,15 @@ func begin(ctx context.Context, cfg *Config, deps *Deps, log *slog.Logger) error
 	}
 }
 
-// try looks, and where something is to be done, does it in a transaction of its own.
-func (s *starter) try(ctx context.Context, cl *kgo.Client) error {
-	d, err := s.look(ctx, kadm.NewClient(cl))
-	if err != nil || !d.write {
-		return err
+// try looks, and where something is to be done, does it in a transaction of its own. done says that there was nothing
+// to be done.
+func (s *starter) try(ctx context.Context, cl *kgo.Client) (done bool, err error) {
+	d, err := s.look(ctx, cl, false)
+	switch {
+	case errors.Is(err, kerr.UnstableOffsetCommit), errors.Is(err, errPending):
+		// Perhaps of a process that died while it decided: what follows ends its transaction.
+	case err != nil, !d.write:
+		return err == nil, err
 	}
 	versions := kversion.Stable()
 	// From version 5 on the request joins the transaction by itself, on clusters with transaction.version 2 alone.
@@ -160,64 +173,79 @@ func (s *starter) try(ctx context.Context, cl *kgo.Client) error {
 		kgo.MaxVersions(versions),
 	)
 	if err != nil {
-		return fmt.Errorf("set up the Kafka client of route: %w", err)
+		return false, fmt.Errorf("set up the Kafka client of route: %w", err)
 	}
 	defer own.Close()
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
+	if s.hold != nil {
+		s.hold("fence")
+	}
 	// From here on any other process that decides is fenced, or fences this one.
 	id, epoch, err := own.ProducerID(ctx)
 	if err != nil {
-		return fmt.Errorf("initialise the transaction: %w", err)
+		return false, fmt.Errorf("initialise the transaction: %w", err)
 	}
 	adm := kadm.NewClient(own)
-	d, err = s.look(ctx, adm)
+	d, err = s.look(ctx, own, true)
 	if err != nil || !d.write {
-		return err
+		return err == nil, err
 	}
 	var offsets []kmsg.TxnOffsetCommitRequestTopic
 	if len(d.resolve) > 0 {
 		if err := s.empty(ctx, adm); err != nil {
-			return err
+			return false, err
 		}
 		if offsets, err = s.resolve(ctx, adm, d.resolve); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if err := own.BeginTransaction(); err != nil {
-		return fmt.Errorf("begin the transaction: %w", err)
+		return false, fmt.Errorf("begin the transaction: %w", err)
 	}
 	if err := s.write(ctx, own, id, epoch, d.marker, offsets); err != nil {
-		return errors.Join(err, own.EndTransaction(ctx, kgo.TryAbort))
+		return false, errors.Join(err, own.EndTransaction(ctx, kgo.TryAbort))
 	}
-	if s.beforeCommit != nil {
-		s.beforeCommit()
+	if s.hold != nil {
+		s.hold("commit")
 	}
 	if err := own.EndTransaction(ctx, kgo.TryCommit); err != nil {
-		return fmt.Errorf("commit the start offsets: %w", errors.Join(err, own.EndTransaction(ctx, kgo.TryAbort)))
+		return false, fmt.Errorf("commit the start offsets: %w", errors.Join(err, own.EndTransaction(ctx, kgo.TryAbort)))
 	}
 	for _, t := range d.resolve {
 		s.log.Info("route begins on a topic that it has never read", "topic", t.name, "start", t.start)
 	}
-	return nil
+	return false, nil
 }
 
-// look reads what is committed and marked, and decides.
-func (s *starter) look(ctx context.Context, adm *kadm.Client) (decision, error) {
+// look reads what is committed and marked, and decides. Before this process has fenced the others, what may be held
+// up by a transaction of theirs is an error: kerr.UnstableOffsetCommit or errPending.
+func (s *starter) look(ctx context.Context, cl *kgo.Client, fenced bool) (decision, error) {
 	group := s.cfg.Prefix + "." + Stage
-	offsets, err := adm.FetchOffsets(kadm.RequireStable(ctx), group)
-	if errors.Is(err, kerr.GroupIDNotFound) {
-		offsets, err = nil, nil // nobody has ever joined it or committed in it
-	}
-	if err != nil {
-		return decision{}, fmt.Errorf("fetch the offsets of %s: %w", group, err)
-	}
-	if err := offsets.Error(); err != nil {
-		return decision{}, fmt.Errorf("fetch the offsets of %s: %w", group, err)
-	}
-	md, err := adm.Metadata(ctx, s.cfg.inputs()...)
+	md, err := kadm.NewClient(cl).Metadata(ctx, s.cfg.inputs()...)
 	if err != nil {
 		return decision{}, fmt.Errorf("look the input topics up: %w", err)
+	}
+	partitions := make(map[string][]int32)
+	for name, detail := range md.Topics {
+		if detail.Err == nil {
+			partitions[name] = detail.Partitions.Numbers()
+		}
+	}
+	// The marker first, then the offsets, and these stable: so a marker that another process commits meanwhile is
+	// never seen without the offsets that it was committed with.
+	markerCtx, cancel := ctx, context.CancelFunc(func() {})
+	if !fenced {
+		markerCtx, cancel = context.WithTimeoutCause(ctx, markerPatience, errPending)
+	}
+	defer cancel()
+	marker, err := s.marker(markerCtx)
+	if err != nil {
+		return decision{}, err
+	}
+	offsets, err := txn.StableOffsets(ctx, cl, group, partitions)
+	if err != nil {
+		return decision{}, err
 	}
 	var topics []topicState
 	for i, name := range s.cfg.inputs() {
@@ -233,14 +261,10 @@ func (s *starter) look(ctx context.Context, adm *kadm.Client) (decision, error) 
 		default:
 			t.exists, t.id = true, detail.ID
 		}
-		for _, o := range offsets[name] {
-			t.committed = t.committed || o.At >= 0
+		for _, p := range partitions[name] {
+			t.committed = t.committed || offsets[txn.Partition{Topic: name, Partition: p}] >= 0
 		}
 		topics = append(topics, t)
-	}
-	marker, err := s.marker(ctx)
-	if err != nil {
-		return decision{}, err
 	}
 	d, err := decide(topics, marker, group)
 	return d, txn.Fatal(err)

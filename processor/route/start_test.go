@@ -2,8 +2,10 @@ package route
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
 
@@ -32,7 +35,11 @@ type place struct {
 func newPlace(t *testing.T, c *kafkatest.Cluster) *place {
 	t.Helper()
 	cl := c.Client(t)
-	log := slog.New(slog.DiscardHandler)
+	var out slog.Handler = slog.DiscardHandler
+	if os.Getenv("OFFHOOK_TEST_LOG") != "" {
+		out = slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})
+	}
+	log := slog.New(out)
 	topics := kafka.NewTopics(c.Prefix)
 	owned, err := kafka.Ensure(t.Context(), cl, kafka.Spec{
 		Topics: topics, Create: true, Partitions: 2, ReplicationFactor: -1, EventRetention: time.Hour, MaxRecordBytes: 1 << 20,
@@ -60,10 +67,15 @@ func (p *place) message(n int) *kgo.Record {
 // offsets are the group's committed offsets, of partitions that have one.
 func (p *place) offsets() map[string]int64 {
 	p.Helper()
-	fetched, err := p.adm.FetchOffsets(p.Context(), p.cfg.Prefix+".route")
-	if err != nil {
-		p.Fatal(err)
-	}
+	var fetched kadm.OffsetResponses
+	kafkatest.Wait(p.T, 30*time.Second, "no transaction is pending on the offsets", func() bool {
+		var err error
+		fetched, err = p.adm.FetchOffsets(kadm.RequireStable(p.Context()), p.cfg.Prefix+".route")
+		if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
+			p.Fatal(err)
+		}
+		return fetched.Error() == nil
+	})
 	got := make(map[string]int64)
 	fetched.Each(func(o kadm.OffsetResponse) {
 		if o.At >= 0 {
@@ -195,6 +207,7 @@ func TestTopicThatAppearsWhileRunning(t *testing.T) {
 	kafkatest.Each(t, func(t *testing.T, c *kafkatest.Cluster) {
 		p := newPlace(t, c)
 		p.run() // neither exists
+		kafkatest.Wait(t, 30*time.Second, "the marker", func() bool { return len(p.ReadAll(t, p.deps.Topics.Presence)) > 0 })
 		p.CreateTopic(t, p.messages(), 1)
 		p.Produce(t, p.message(1))
 		p.notified("1")
@@ -231,37 +244,41 @@ func TestStartsAtOnce(t *testing.T) {
 }
 
 // A process that decides while another has begun to read must not take the group back: here it has looked, and is
-// overtaken before it commits.
+// overtaken before it fences others, and before it commits.
 func TestLateDecisionDoesNotTakeTheGroupBack(t *testing.T) {
-	p := newPlace(t, kafkatest.New(t))
-	p.CreateTopic(t, p.connections(), 1)
-	p.CreateTopic(t, p.messages(), 1)
-	p.Produce(t, p.message(0))
-	overtaken := false
-	p.cfg.MessagesStart = Earliest
-	s := &starter{cfg: &p.cfg, deps: &p.deps, log: p.deps.Log}
-	s.beforeCommit = func() {
-		if overtaken {
-			return
-		}
-		overtaken = true
-		if err := p.decideStart(); err != nil {
-			t.Error(err)
-		}
-		stop := p.run()
-		p.notified("0")
-		stop()
+	for _, at := range []string{"fence", "commit"} {
+		t.Run("overtaken before "+at, func(t *testing.T) {
+			p := newPlace(t, kafkatest.New(t))
+			p.CreateTopic(t, p.connections(), 1)
+			p.CreateTopic(t, p.messages(), 1)
+			p.Produce(t, p.message(0))
+			p.cfg.MessagesStart = Earliest
+			s := &starter{cfg: &p.cfg, deps: &p.deps, log: p.deps.Log}
+			overtaken := false
+			s.hold = func(before string) {
+				if before != at || overtaken {
+					return
+				}
+				overtaken = true
+				if err := p.decideStart(); err != nil {
+					t.Error(err)
+				}
+				stop := p.run()
+				p.notified("0")
+				stop()
+			}
+			_, err := s.try(t.Context(), p.Client(t))
+			if !overtaken || (err == nil) != (at == "fence") {
+				t.Fatalf("got %v; one that is overtaken in its transaction is to be fenced, else to find that all is done", err)
+			}
+			if got := p.offsets()["messages-0"]; got < 1 {
+				t.Errorf("the group was taken back to %d", got)
+			}
+			p.Produce(t, p.message(1))
+			p.run()
+			p.notified("0", "1")
+		})
 	}
-	err := s.try(t.Context(), p.Client(t))
-	if !overtaken || err == nil {
-		t.Fatalf("got %v, want the late process to be fenced", err)
-	}
-	if got := p.offsets()["messages-0"]; got < 1 {
-		t.Errorf("the group was taken back to %d", got)
-	}
-	p.Produce(t, p.message(1))
-	p.run()
-	p.notified("0", "1")
 }
 
 func TestNewTopicBesideARunningGroupIsRefused(t *testing.T) {

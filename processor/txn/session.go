@@ -55,7 +55,7 @@ type session struct {
 	view     view
 	balancer *assignments
 	built    chan struct{} // closed when cl and adm are set: kgo joins, and calls back, before its constructor returns
-	heard    atomic.Int64 // when a broker last answered, Unix ns
+	heard    atomic.Int64  // when a broker last answered, Unix ns
 
 	restores struct {
 		sync.WaitGroup
@@ -277,8 +277,11 @@ func (s *session) adjust(ctx context.Context, offsets map[string]map[int32]kgo.O
 			at := offset.EpochOffset().Offset
 			start, ok := starts.Lookup(topic, p)
 			end, ok2 := ends.Lookup(topic, p)
-			if !ok || !ok2 || start.Err != nil || end.Err != nil {
-				return nil, fmt.Errorf("list offsets of %s-%d: %w", topic, p, errors.Join(start.Err, end.Err))
+			if !ok || !ok2 {
+				return nil, fmt.Errorf("list offsets of %s-%d: no such partition", topic, p)
+			}
+			if err := errors.Join(start.Err, end.Err); err != nil {
+				return nil, fmt.Errorf("list offsets of %s-%d: %w", topic, p, err)
 			}
 			committed, from := at, at
 			switch {
@@ -608,13 +611,13 @@ func (s *session) lost(t *transaction) bool {
 
 // readBack makes sure that an aborted transaction has committed nothing.
 func (s *session) readBack(t *transaction) error {
-	topics := make(map[string]bool)
+	ask := make(map[string][]int32)
 	for _, o := range t.touched {
 		if s.view.owns(o) && o.committed != unknown {
-			topics[o.Topic] = true
+			ask[o.Topic] = append(ask[o.Topic], o.Partition.Partition)
 		}
 	}
-	if len(topics) == 0 {
+	if len(ask) == 0 {
 		return nil
 	}
 	// Where the outcome is unknown the client initialises its producer id again, which the coordinator answers when
@@ -622,41 +625,24 @@ func (s *session) readBack(t *transaction) error {
 	if _, _, err := s.cl.ProducerID(s.base); err != nil {
 		return fmt.Errorf("settle an aborted transaction: %w", err)
 	}
-	names := make([]string, 0, len(topics))
-	for topic := range topics {
-		names = append(names, topic)
-	}
 	for {
-		got, err := s.adm.FetchOffsetsForTopics(kadm.RequireStable(s.base), s.cfg.Group(), names...)
-		unstable := false
-		for _, o := range t.touched {
-			if err != nil {
-				break
+		got, err := StableOffsets(s.base, s.cl, s.cfg.Group(), ask)
+		if errors.Is(err, kerr.UnstableOffsetCommit) {
+			if !wait(s.base, 50*time.Millisecond) {
+				return s.base.Err()
 			}
-			if o.committed == unknown || !s.view.owns(o) {
-				continue
-			}
-			r, ok := got.Lookup(o.Topic, o.Partition.Partition)
-			switch {
-			case !ok:
-				err = fmt.Errorf("no answer for %s", o.Partition)
-			case errors.Is(r.Err, kerr.UnstableOffsetCommit):
-				unstable = true
-			case r.Err != nil:
-				err = r.Err
-			case r.At != o.committed && s.view.owns(o):
-				return fmt.Errorf("%w: %s has %d committed after an abort, and %d before", errDoubt, o.Partition, r.At, o.committed)
-			}
+			continue
 		}
 		if err != nil {
-			return fmt.Errorf("read the committed offsets back after an abort: %w", err)
+			return fmt.Errorf("read back after an abort: %w", err)
 		}
-		if !unstable {
-			return nil
+		for _, o := range t.touched {
+			at, asked := got[o.Partition]
+			if asked && at != o.committed && s.view.owns(o) {
+				return fmt.Errorf("%w: %s has %d committed after an abort, and %d before", errDoubt, o.Partition, at, o.committed)
+			}
 		}
-		if !wait(s.base, 50*time.Millisecond) {
-			return s.base.Err()
-		}
+		return nil
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/offhook/offhook/internal/kafka"
 	"github.com/offhook/offhook/internal/ops"
@@ -255,7 +256,7 @@ func Await(ctx context.Context, cl *kgo.Client, stage *ops.Stage, log *slog.Logg
 	var delay backoff
 	for {
 		attempt, cancel := context.WithTimeout(ctx, 10*time.Second)
-		err := cl.Ping(attempt)
+		err := ping(attempt, cl)
 		cancel()
 		if err == nil {
 			if said.step != 0 {
@@ -278,4 +279,18 @@ func Await(ctx context.Context, cl *kgo.Client, stage *ops.Stage, log *slog.Logg
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// ping asks one broker after the other for nothing, and returns nil when one answers. kgo's Ping sends one request
+// value to all of them, which is a data race where one is still about to be written when the next is tried.
+func ping(ctx context.Context, cl *kgo.Client) error {
+	err := errors.New("no brokers are known")
+	for _, broker := range append(cl.SeedBrokers(), cl.DiscoveredBrokers()...) {
+		req := kmsg.NewPtrMetadataRequest()
+		req.Topics = []kmsg.MetadataRequestTopic{}
+		if _, err = broker.Request(ctx, req); err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+	return err
 }
