@@ -108,7 +108,7 @@ func (c *committer) commit(ctx context.Context, member string, generation int32,
 		}
 		partition := kmsg.NewOffsetCommitRequestTopicPartition()
 		partition.Partition, partition.Offset = key.partition, plan.Offset
-		partition.Metadata = kmsg.StringPtr(plan.Metadata())
+		partition.Metadata = new(plan.Metadata())
 		request.Topics[i].Partitions = append(request.Topics[i].Partitions, partition)
 	}
 	response, err := c.client.Broker(int(c.coordinator)).Request(ctx, request)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -193,7 +194,8 @@ func (r *Receiver) Live(ctx context.Context, w io.Writer) {
 		case <-ticker.C:
 		}
 		s := r.Summary(nil)
-		line := fmt.Sprintf("receive  %d requests/s", s.Requests-before.Requests)
+		var line strings.Builder
+		line.WriteString(fmt.Sprintf("receive  %d requests/s", s.Requests-before.Requests))
 		for _, e := range []struct {
 			name          schemas.Event
 			total, before int64
@@ -202,12 +204,12 @@ func (r *Receiver) Live(ctx context.Context, w io.Writer) {
 			{schemas.EventOffline, s.Events.Offline, before.Events.Offline},
 			{schemas.EventNotify, s.Events.Notify, before.Events.Notify},
 		} {
-			line += fmt.Sprintf("  %s %d/s (%d)", e.name, e.total-e.before, e.total)
+			line.WriteString(fmt.Sprintf("  %s %d/s (%d)", e.name, e.total-e.before, e.total))
 		}
 		if s.Wrong() {
-			line += "  WRONG: see the summary"
+			line.WriteString("  WRONG: see the summary")
 		}
-		_, _ = fmt.Fprintln(w, line) // a line that cannot be written is no reason to stop
+		_, _ = fmt.Fprintln(w, line.String()) // a line that cannot be written is no reason to stop
 		before = s
 	}
 }

@@ -84,8 +84,7 @@ func status(item string) truth.Line {
 	return truth.Line{Kind: truth.KindStatus, UID: s.UID, Item: item}
 }
 
-func none() *int64        { return new(int64) }
-func lost(n int64) *int64 { return &n }
+func none() *int64 { return new(int64) }
 
 func TestSummaryFindsEachMistake(t *testing.T) {
 	type request struct{ event, id, body string }
@@ -120,7 +119,7 @@ func TestSummaryFindsEachMistake(t *testing.T) {
 			name:     "loss of each kind",
 			requests: []request{notify("1", message("c", 1)), offline("2", message("c", 1, "d")), online("3", "c-0-1-5-1-1")},
 			truth:    append(statuses, sent("c", 1, true, false), sent("c", 2, true, false)),
-			want:     Summary{Requests: 3, Events: Events{1, 1, 1}, Lost: lost(5)},
+			want:     Summary{Requests: 3, Events: Events{1, 1, 1}, Lost: new(int64(5))},
 			wrong:    true,
 		},
 		{
@@ -244,7 +243,7 @@ func TestSummaryFindsEachMistake(t *testing.T) {
 			name:     "another connection than the truth has",
 			requests: []request{online("1", "c-0-1-5-1-1", "c-1-1-66-1-2", "c-0-0-5-0-1")},
 			truth:    statuses,
-			want:     Summary{Requests: 1, Events: Events{OnlineStatus: 3}, Lost: lost(1), Unexpected: 1},
+			want:     Summary{Requests: 1, Events: Events{OnlineStatus: 3}, Lost: new(int64(1)), Unexpected: 1},
 			wrong:    true,
 		},
 		{

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
@@ -117,11 +118,12 @@ func (r *rules) emit(n name, flag uint8, online int) {
 			}
 		}
 	}
-	item := n.uid
+	var item strings.Builder
+	item.WriteString(n.uid)
 	for _, v := range []string{strconv.Itoa(int(flag)), strconv.Itoa(online), n.conn, strconv.Itoa(device), strconv.Itoa(total)} {
-		item += "-" + v
+		item.WriteString("-" + v)
 	}
-	r.items[n.uid] = append(r.items[n.uid], item)
+	r.items[n.uid] = append(r.items[n.uid], item.String())
 }
 
 // TestStatusesFollowFromTheRecords reads the records as offhook does, each partition in order and the partitions

@@ -2,6 +2,7 @@ package truth
 
 import (
 	"bytes"
+	"maps"
 	"strings"
 	"testing"
 
@@ -49,10 +50,7 @@ func TestReadSaysWhatWasWritten(t *testing.T) {
 	}
 	var messages []message
 	for m := range truth.Messages() {
-		offline := make(map[string]Claim)
-		for uid, claim := range truth.Recipients(m) {
-			offline[uid] = claim
-		}
+		offline := maps.Collect(truth.Recipients(m))
 		messages = append(messages, message{m.ClientMsgNo, m.FromUID, m.Notify, offline})
 	}
 	wantMessages := []message{

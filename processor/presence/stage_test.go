@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -141,9 +142,7 @@ func (p *pipeline) event(typ, uid string, fields map[string]any) *kgo.Record {
 	if uid != "" {
 		m["uid"] = uid
 	}
-	for k, v := range fields {
-		m[k] = v
-	}
+	maps.Copy(m, fields)
 	value, err := json.Marshal(m)
 	if err != nil {
 		p.Fatal(err)
@@ -687,7 +686,7 @@ func TestRestoreBesideAnOpenTransaction(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		ps = p.startPresence()
+		p.startPresence()
 		tr.send(50)
 		var aborting sync.WaitGroup
 		aborting.Go(func() {

@@ -126,13 +126,12 @@ func BenchmarkNodeStarted(b *testing.B) {
 func BenchmarkMemory(b *testing.B) {
 	for b.Loop() {
 		before := heap()
-		table, conns := benchTable(1_000_000)
+		live, conns := benchTable(1_000_000)
 		b.ReportMetric(float64(heap()-before)/float64(conns), "B/connection")
-		runtime.KeepAlive(table)
+		runtime.KeepAlive(live)
 
-		table = nil
 		before = heap()
-		table = NewTable(Rules{CloseMemory: 600_000})
+		table := NewTable(Rules{CloseMemory: 600_000})
 		var e Effects
 		const closes = 500_000
 		for i := range closes {

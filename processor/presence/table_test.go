@@ -59,7 +59,7 @@ func (s *script) step(line string) result {
 		}
 		return n
 	}
-	for _, f := range strings.Fields(rest) {
+	for f := range strings.FieldsSeq(rest) {
 		name, v, ok := strings.Cut(f, "=")
 		if !ok {
 			args = append(args, f)

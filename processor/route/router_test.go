@@ -334,12 +334,13 @@ func TestMetricsAreCleanAndCountWhatIsCommitted(t *testing.T) {
 	got := map[string]float64{}
 	for _, f := range families {
 		for _, s := range f.GetMetric() {
-			name := f.GetName()
+			var name strings.Builder
+			name.WriteString(f.GetName())
 			for _, l := range s.GetLabel() {
-				name += "/" + l.GetValue()
+				name.WriteString("/" + l.GetValue())
 			}
 			if v := s.GetCounter().GetValue(); v != 0 {
-				got[name] = v
+				got[name.String()] = v
 			}
 		}
 	}

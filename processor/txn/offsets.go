@@ -2,6 +2,7 @@ package txn
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -38,9 +39,9 @@ func StableOffsets(ctx context.Context, cl *kgo.Client, group string, partitions
 		return nil, fmt.Errorf("fetch the offsets of %s: %w", group, err)
 	}
 	for _, rg := range resp.Groups {
-		switch err := kerr.ErrorForCode(rg.ErrorCode); err {
-		case nil:
-		case kerr.GroupIDNotFound:
+		switch err := kerr.ErrorForCode(rg.ErrorCode); {
+		case err == nil:
+		case errors.Is(err, kerr.GroupIDNotFound):
 			return got, nil
 		default:
 			return nil, fmt.Errorf("fetch the offsets of %s: %w", group, err)

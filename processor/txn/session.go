@@ -312,7 +312,7 @@ func (s *session) adjust(ctx context.Context, offsets map[string]map[int32]kgo.O
 func (s *session) gap(topic string, partition int32, from, to int64, why string) {
 	s.metrics.gaps.Inc()
 	s.metrics.gapRecords.Add(float64(max(0, to-from)))
-	s.log.Error("gap in a consumed log: "+why, "topic", topic, "partition", partition, "from_offset", from, "to_offset", to)
+	s.log.Error("gap in a consumed log", "why", why, "topic", topic, "partition", partition, "from_offset", from, "to_offset", to)
 }
 
 // watchTopics counts which of the consumed topics exist, until all do, and has kgo look for what appears.

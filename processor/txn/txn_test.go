@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"strconv"
 	"strings"
@@ -93,17 +94,13 @@ func (c *counter) Process(in Input, emit func(*kgo.Record)) error {
 func (c *counter) Commit() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for p, n := range c.n {
-		c.saved[p] = n
-	}
+	maps.Copy(c.saved, c.n)
 }
 
 func (c *counter) Rollback() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for p, n := range c.saved {
-		c.n[p] = n
-	}
+	maps.Copy(c.n, c.saved)
 }
 
 func (c *counter) Reset() {
