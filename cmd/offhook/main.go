@@ -111,7 +111,12 @@ func (c *call) settings(parts ...part) (settings, *slog.Logger, error) {
 }
 
 func newLog(w io.Writer, format string, level slog.Level) *slog.Logger {
-	options := &slog.HandlerOptions{Level: level}
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Value.Kind() == slog.KindDuration { // in JSON they would be nanoseconds
+			a.Value = slog.StringValue(a.Value.Duration().String())
+		}
+		return a
+	}}
 	if format == "text" {
 		return slog.New(slog.NewTextHandler(w, options))
 	}

@@ -132,7 +132,7 @@ func (e *ensurer) attempt(ctx context.Context) (Owned, error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	// Ping asks each broker once and returns the cause, where other requests retry for long and then say "timeout".
-	if err := e.client.Ping(ctx); err != nil {
+	if err := Ping(ctx, e.client); err != nil {
 		return Owned{}, fmt.Errorf("reach the brokers: %w", err)
 	}
 	names := e.spec.Topics.All()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // attemptTimeout bounds one attempt at the brokers, so that what is waited for is said while it is waited for.
@@ -99,4 +100,18 @@ func pause(ctx context.Context, attempt int) bool {
 	case <-timer.C:
 		return true
 	}
+}
+
+// Ping asks one broker after the other for nothing, and returns nil when one answers. kgo's own Ping sends one request
+// value to all of them, which is a data race where one is still about to be written when the next is tried.
+func Ping(ctx context.Context, client *kgo.Client) error {
+	err := errors.New("no brokers are known")
+	for _, broker := range append(client.SeedBrokers(), client.DiscoveredBrokers()...) {
+		request := kmsg.NewPtrMetadataRequest()
+		request.Topics = []kmsg.MetadataRequestTopic{}
+		if _, err = broker.Request(ctx, request); err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+	return err
 }

@@ -15,7 +15,7 @@ import (
 func (s *stage) purgeLoop(ctx context.Context) {
 	cl, err := s.deps.Kafka.NewClient(s.log, kgo.WithContext(ctx))
 	if err != nil {
-		s.log.Error("the inbox is not purged", "err", err)
+		s.log.Error("the inbox is not purged", "error", err)
 		s.metrics.purgeFailures.Inc()
 		return
 	}
@@ -45,7 +45,7 @@ func (s *stage) purgeLoop(ctx context.Context) {
 		default:
 			s.metrics.purgeFailures.Inc()
 			if !failing {
-				s.log.Warn("the inbox could not be purged, and grows until it can", "err", err)
+				s.log.Warn("the inbox could not be purged, and grows until it can", "error", err)
 			}
 			failing = true
 		}

@@ -142,7 +142,7 @@ func begin(ctx context.Context, cfg *Config, deps *Deps, log *slog.Logger) error
 		case kafka.Refused(err) != nil:
 			return fmt.Errorf("decide where route begins: %w", kafka.Refused(err))
 		}
-		log.Debug("deciding where route begins, once more", "err", err)
+		log.Debug("deciding where route begins, once more", "error", err)
 		pause := time.Duration(100+rand.IntN(200)) * time.Millisecond << min(attempt, 3)
 		select {
 		case <-ctx.Done():

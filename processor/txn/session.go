@@ -439,7 +439,7 @@ func (s *session) fetchErrors(fetches kgo.Fetches) error {
 				return
 			}
 			// kgo rejoins by itself, and the assignment that follows is taken whole.
-			s.log.Warn("the group membership was lost", "err", group.Err)
+			s.log.Warn("the group membership was lost", "error", group.Err)
 			return
 		}
 		switch {
@@ -593,7 +593,7 @@ func (s *session) end(ctx context.Context, again bool) error {
 		return nil // a rebalance: the next transaction is another one
 	}
 	if s.abortAt.due(s.ended) {
-		s.log.Warn("a transaction was aborted and is done again", "err", produceErr, "consecutive", s.aborts.n+1)
+		s.log.Warn("a transaction was aborted and is done again", "error", produceErr, "consecutive", s.aborts.n+1)
 	}
 	wait(ctx, s.aborts.next())
 	return nil
@@ -700,7 +700,7 @@ func (s *session) restore(o *ownership) {
 		}
 		s.metrics.restores.WithLabelValues(restoreFailed).Inc()
 		if said.due(time.Now()) {
-			s.log.Warn("a restore failed and is tried again", "topic", o.Topic, "partition", o.Partition.Partition, "err", done.err)
+			s.log.Warn("a restore failed and is tried again", "topic", o.Topic, "partition", o.Partition.Partition, "error", done.err)
 		}
 		if !wait(o.ctx, delay.next()) {
 			break

@@ -12,7 +12,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/offhook/offhook/internal/kafka"
 	"github.com/offhook/offhook/internal/ops"
@@ -163,14 +162,14 @@ func (l *loop) run(ctx context.Context) error {
 			return err
 		case ctx.Err() != nil:
 			// The end came amid a failure: nothing was committed that was not said to be.
-			l.log.Warn("session failed while stopping", "err", err)
+			l.log.Warn("session failed while stopping", "error", err)
 			return nil
 		}
 		if time.Since(started) > time.Minute {
 			delay = backoff{}
 		}
 		d := delay.next()
-		l.log.Warn("session failed; a new one will restore from Kafka", "err", err, "retry_in", d)
+		l.log.Warn("session failed; a new one will restore from Kafka", "error", err, "retry_in", d)
 		if !wait(ctx, d) {
 			return nil
 		}
@@ -256,7 +255,7 @@ func Await(ctx context.Context, cl *kgo.Client, stage *ops.Stage, log *slog.Logg
 	var delay backoff
 	for {
 		attempt, cancel := context.WithTimeout(ctx, 10*time.Second)
-		err := ping(attempt, cl)
+		err := kafka.Ping(attempt, cl)
 		cancel()
 		if err == nil {
 			if said.step != 0 {
@@ -273,24 +272,10 @@ func Await(ctx context.Context, cl *kgo.Client, stage *ops.Stage, log *slog.Logg
 		}
 		stage.SetWaiting(true)
 		if said.due(time.Now()) {
-			log.Warn("waiting for a broker that answers", "err", err)
+			log.Warn("waiting for a broker that answers", "error", err)
 		}
 		if !wait(ctx, delay.next()) {
 			return context.Cause(ctx)
 		}
 	}
-}
-
-// ping asks one broker after the other for nothing, and returns nil when one answers. kgo's Ping sends one request
-// value to all of them, which is a data race where one is still about to be written when the next is tried.
-func ping(ctx context.Context, cl *kgo.Client) error {
-	err := errors.New("no brokers are known")
-	for _, broker := range append(cl.SeedBrokers(), cl.DiscoveredBrokers()...) {
-		req := kmsg.NewPtrMetadataRequest()
-		req.Topics = []kmsg.MetadataRequestTopic{}
-		if _, err = broker.Request(ctx, req); err == nil || ctx.Err() != nil {
-			return err
-		}
-	}
-	return err
 }

@@ -62,7 +62,7 @@ func Real(t testing.TB) *Cluster {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if err := c.Client(t).Ping(ctx); err != nil {
+	if err := kafka.Ping(ctx, c.Client(t)); err != nil {
 		t.Fatalf("the brokers of %s=%s do not answer: %v", BrokersVariable, value, err)
 	}
 	t.Cleanup(func() { c.clean(t) })
