@@ -146,6 +146,7 @@ func (p *process) terminate() {
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		p.t.Fatalf("send SIGTERM to offhook %s: %v", p.name, err)
 	}
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // as GNU timeout does: to the process, and to its group
 	if code := p.wait(stopTimeout); code != 0 {
 		p.t.Errorf("offhook %s ended with exit code %d after SIGTERM, want 0", p.name, code)
 	}
