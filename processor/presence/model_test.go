@@ -129,6 +129,8 @@ func (m *model) apply(c *schemas.Connection, now int64) modelResult {
 	opens := c.Type == schemas.Online || c.Type == schemas.Heartbeat && c.HasDeviceFlag
 
 	switch {
+	case c.Type == schemas.Heartbeat && o.open && c.Time < o.version:
+		return ignore("stale")
 	case c.Type == schemas.Heartbeat && o.open:
 		return ignore("alive")
 	case c.Type == schemas.Heartbeat && !opens:

@@ -49,6 +49,8 @@ func (t *Table) Apply(c *schemas.Connection, inboxTime int64, e *Effects) Outcom
 		return t.offline(&s, c, inboxTime, e)
 	case c.Type == schemas.Offline:
 		return t.offlineNotOpen(&s, c, inboxTime, e)
+	case c.Type == schemas.Heartbeat && s.live() && c.Time < s.state.Version:
+		return OutcomeStale
 	case c.Type == schemas.Heartbeat && s.live():
 		return OutcomeAlive
 	case c.Type == schemas.Heartbeat && !c.HasDeviceFlag:

@@ -142,7 +142,9 @@ func begin(ctx context.Context, cfg *Config, deps *Deps, log *slog.Logger) error
 		case kafka.Refused(err) != nil:
 			return fmt.Errorf("decide where route begins: %w", kafka.Refused(err))
 		}
-		log.Debug("deciding where route begins, once more", "error", err)
+		if attempt >= 8 && attempt&(attempt-1) == 0 { // a few are in the nature of it; then at 8, 16, 32, …
+			log.Warn("where route begins cannot be decided; trying again", "attempts", attempt, "error", err)
+		}
 		pause := time.Duration(100+rand.IntN(200)) * time.Millisecond << min(attempt, 3)
 		select {
 		case <-ctx.Done():

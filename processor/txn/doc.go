@@ -26,6 +26,8 @@
 //     owned them in between.
 //   - Between two transactions a rebalance leaves kgo's revoked flag up, which would abort the next one and swallow
 //     later revokes: End(TryAbort) after the idle poll takes it down.
+//   - A partition that nobody can look up (no leader) is left to kgo, which waits for it alone.
+//   - A record that a topic refuses as too large ends Run with what to set: the same transaction would fail for ever.
 //   - A process killed within a transaction blocks read-committed readers until the transaction times out (10 s) or
 //     the same transactional id is initialised again, which each session does first.
 //   - An offset out of range, at the assignment or while running: the loop goes on at the log's start, and counts and

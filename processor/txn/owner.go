@@ -13,6 +13,9 @@ import (
 type ownership struct {
 	Partition
 
+	// member is the member id that it was assigned to. Nothing of it is committed under another.
+	member string
+
 	// ctx ends with the ownership, and with it the restore.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -68,7 +71,7 @@ func (v *view) assign(ctx context.Context, member string, full, added map[string
 				next[name] = o
 				continue
 			}
-			o := &ownership{Partition: name, committed: unknown, next: unknown, start: unknown}
+			o := &ownership{Partition: name, member: member, committed: unknown, next: unknown, start: unknown}
 			o.ctx, o.cancel = context.WithCancel(ctx)
 			next[name] = o
 			begin[topic] = append(begin[topic], p)
@@ -102,6 +105,24 @@ func (v *view) drop(parts map[string][]int32) {
 	}
 	v.owned = next
 	v.changed()
+}
+
+// left says that the group has lost this member: it owns nothing until it has joined again.
+func (v *view) left() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, o := range v.owned {
+		o.cancel()
+	}
+	v.owned, v.joined = make(map[Partition]*ownership), false
+	v.changed()
+}
+
+// inDoubt reports whether a partition seemed kept under a new member id.
+func (v *view) inDoubt() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.doubt
 }
 
 // changed wakes the loop; mu is held.

@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/offhook/offhook/internal/kafka"
 )
@@ -28,7 +29,7 @@ const (
 	// silence is how long brokers may say nothing, with a heartbeat a second, before they count as unreachable.
 	silence = 10 * time.Second
 	// maxPoll, maxRecords and maxBytes bound a transaction: what is polled is processed and committed whole.
-	maxPoll    = 5_000
+	maxPoll    = 200
 	maxRecords = 50_000   // consumed and produced
 	maxBytes   = 64 << 20 // consumed and produced
 	// pauseAfterEnd keeps the next transaction's first produce clear of this one's commit markers: Apache Kafka
@@ -163,6 +164,7 @@ func (l *loop) session(ctx context.Context) (err error) {
 		}
 		return l.classify(fmt.Errorf("initialise the transactional producer: %w", err), l.begun)
 	}
+	l.deps.Stage.SetWaiting(false)
 	watching.Go(func() { s.watchTopics(watch) })
 	return s.loopUntil(ctx)
 }
@@ -188,7 +190,7 @@ func (s *session) options() []kgo.Opt {
 		kgo.AdjustFetchOffsetsFn(s.adjust),
 		kgo.OnPartitionsAssigned(s.assigned),
 		kgo.OnPartitionsRevoked(s.revoked),
-		kgo.OnPartitionsLost(s.revoked),
+		kgo.OnPartitionsLost(s.left),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerBatchMaxBytes(int32(size)),
 		// The loop blocks in Produce above these and goes on as kgo's goroutines drain.
@@ -197,7 +199,8 @@ func (s *session) options() []kgo.Opt {
 		kgo.BrokerMaxWriteBytes(int32(max(100<<20, 2*size))),
 		kgo.ConcurrentTransactionsBackoff(time.Millisecond),
 		// One fetch a broker is held at a time; fewer would let one broker's long poll hold up another's records.
-		kgo.FetchMaxBytes(16 << 20),
+		// What one poll took is committed whole, and route may copy each record to every inbox partition.
+		kgo.FetchMaxBytes(4 << 20),
 		kgo.FetchMaxPartitionBytes(1 << 20),
 		// A partition that is assigned or resumed waits for the fetch under way.
 		kgo.FetchMaxWait(250 * time.Millisecond),
@@ -253,6 +256,9 @@ func (s *session) revoked(_ context.Context, _ *kgo.Client, gone map[string][]in
 	}
 }
 
+// left runs on kgo's group goroutine when the membership is gone, with all partitions.
+func (s *session) left(context.Context, *kgo.Client, map[string][]int32) { s.view.left() }
+
 // adjust makes the position of each partition explicit before it is fetched, and none out of range: kgo would take an
 // uncommitted partition back to offset 0 on an abort, and go on behind a gap without a word.
 func (s *session) adjust(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
@@ -264,29 +270,34 @@ func (s *session) adjust(ctx context.Context, offsets map[string]map[int32]kgo.O
 	if len(topics) == 0 {
 		return offsets, nil
 	}
-	starts, err := s.adm.ListStartOffsets(ctx, topics...)
-	if err != nil {
-		return nil, fmt.Errorf("list start offsets: %w", err)
-	}
-	ends, err := s.adm.ListEndOffsets(ctx, topics...)
-	if err != nil {
-		return nil, fmt.Errorf("list end offsets: %w", err)
+	// The errors of single brokers come with what the others say, and are found again as partitions that are not listed.
+	starts, startsErr := s.adm.ListStartOffsets(ctx, topics...)
+	ends, endsErr := s.adm.ListEndOffsets(ctx, topics...)
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
 	for topic, partitions := range offsets {
 		for p, offset := range partitions {
 			at := offset.EpochOffset().Offset
 			start, ok := starts.Lookup(topic, p)
 			end, ok2 := ends.Lookup(topic, p)
-			if !ok || !ok2 {
-				return nil, fmt.Errorf("list offsets of %s-%d: no such partition", topic, p)
-			}
-			if err := errors.Join(start.Err, end.Err); err != nil {
-				return nil, fmt.Errorf("list offsets of %s-%d: %w", topic, p, err)
+			if !ok || !ok2 || start.Err != nil || end.Err != nil {
+				// Most likely it has no leader. An error from here would end the membership, with all other partitions;
+				// kgo waits for this one alone, and goes on at its position or, where that is out of range, at the start.
+				s.log.Warn("a partition cannot be looked up; it is read when it can be", "topic", topic, "partition", p,
+					"error", errors.Join(startsErr, endsErr, start.Err, end.Err))
+				from := at
+				if at < 0 {
+					partitions[p], from = kgo.NewOffset().AtStart(), unknown
+				}
+				s.placed(Partition{topic, p}, max(at, -1), from)
+				continue
 			}
 			committed, from := at, at
 			switch {
 			case at < 0:
 				committed, from = -1, start.Offset
+				s.log.Info("a partition without a committed offset is read from its log's start", "topic", topic, "partition", p, "offset", from)
 			case at < start.Offset:
 				s.gap(topic, p, at, start.Offset, "the log begins behind the committed offset")
 				from = start.Offset
@@ -298,14 +309,19 @@ func (s *session) adjust(ctx context.Context, offsets map[string]map[int32]kgo.O
 			if from != at {
 				partitions[p] = kgo.NewOffset().At(from)
 			}
-			s.view.mu.Lock()
-			if o := s.view.owned[Partition{topic, p}]; o != nil {
-				o.committed, o.start = committed, from
-			}
-			s.view.mu.Unlock()
+			s.placed(Partition{topic, p}, committed, from)
 		}
 	}
 	return offsets, nil
+}
+
+// placed notes where a partition that was assigned is read from.
+func (s *session) placed(p Partition, committed, from int64) {
+	s.view.mu.Lock()
+	defer s.view.mu.Unlock()
+	if o := s.view.owned[p]; o != nil {
+		o.committed, o.start = committed, from
+	}
 }
 
 // gap counts and logs offsets from..to-1, which are gone.
@@ -439,6 +455,7 @@ func (s *session) fetchErrors(fetches kgo.Fetches) error {
 				return
 			}
 			// kgo rejoins by itself, and the assignment that follows is taken whole.
+			s.view.left()
 			s.log.Warn("the group membership was lost", "error", group.Err)
 			return
 		}
@@ -545,7 +562,7 @@ func (s *session) end(ctx context.Context, again bool) error {
 			try = kgo.TryAbort
 		}
 		var err error
-		committed, err = s.sess.End(s.base, try)
+		committed, err = s.sess.End(kgo.PreTxnCommitFnContext(s.base, t.asMember), try)
 		return err
 	})
 	s.ended = time.Now()
@@ -574,6 +591,7 @@ func (s *session) end(ctx context.Context, again bool) error {
 		s.deps.Handler.Rollback()
 		return nil
 	}
+	s.deps.Stage.Beat()
 	if err := s.bounded(func() error { return s.readBack(t) }); err != nil {
 		return s.classify(err, s.committed)
 	}
@@ -583,6 +601,11 @@ func (s *session) end(ctx context.Context, again bool) error {
 		if o.committed >= 0 {
 			o.next = max(o.committed, o.start)
 		}
+	}
+	if errors.Is(produceErr, kerr.MessageTooLarge) || errors.Is(produceErr, kerr.RecordListTooLarge) {
+		// The same transaction would be aborted for ever.
+		return Fatal(fmt.Errorf("produce: %w; set max.message.bytes of the topics %s.* to %d (kafka-configs.sh --alter --entity-type topics), or lower OFFHOOK_MAX_RECORD_BYTES",
+			produceErr, s.cfg.Prefix, kafka.MaxOwnedBytes(s.cfg.MaxRecordBytes)))
 	}
 	if produceErr != nil {
 		if err := s.classify(fmt.Errorf("produce: %w", produceErr), s.committed); IsFatal(err) {
@@ -599,8 +622,23 @@ func (s *session) end(ctx context.Context, again bool) error {
 	return nil
 }
 
-// lost reports whether a partition that the transaction consumed from is no longer owned.
+// asMember refuses to commit under another member id than the one that the partitions were assigned to. kgo rejoins by
+// itself, under a new id, where the coordinator has forgotten the old one, and would commit what others may have owned
+// and moved on meanwhile. It is called with the id that the commit is about to carry.
+func (t *transaction) asMember(r *kmsg.TxnOffsetCommitRequest) error {
+	for _, o := range t.touched {
+		if o.member != r.MemberID {
+			return fmt.Errorf("%w: the coordinator forgot the member that owned %s", errDoubt, o.Partition)
+		}
+	}
+	return nil
+}
+
+// lost reports whether a partition that the transaction consumed from is no longer owned, or perhaps was not for a while.
 func (s *session) lost(t *transaction) bool {
+	if s.view.inDoubt() {
+		return true
+	}
 	for _, o := range t.touched {
 		if !s.view.owns(o) {
 			return true

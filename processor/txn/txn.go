@@ -170,6 +170,7 @@ func (l *loop) run(ctx context.Context) error {
 		}
 		d := delay.next()
 		l.log.Warn("session failed; a new one will restore from Kafka", "error", err, "retry_in", d)
+		l.deps.Stage.SetWaiting(true) // for Kafka, until the next session has its producer
 		if !wait(ctx, d) {
 			return nil
 		}

@@ -187,9 +187,11 @@ func (w *world) run(cfg Config, before ...func(*counter)) *member {
 		Registerer: reg, Handler: m.counter,
 	}
 	m.counter.deps = m.deps
+	m.counter.deps = m.deps
 	for _, f := range before {
 		f(m.counter)
 	}
+	m.deps.Stage = m.counter.deps.Stage
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		defer close(m.done)
@@ -393,7 +395,7 @@ func TestFaults(t *testing.T) {
 		{"TxnOffsetCommit ILLEGAL_GENERATION", kmsg.TxnOffsetCommit, txnOffsetCommit(kerr.IllegalGeneration.Code), true},
 		{"TxnOffsetCommit UNKNOWN_SERVER_ERROR", kmsg.TxnOffsetCommit, txnOffsetCommit(kerr.UnknownServerError.Code), true},
 		{"TxnOffsetCommit INVALID_COMMIT_OFFSET_SIZE", kmsg.TxnOffsetCommit, txnOffsetCommit(kerr.InvalidCommitOffsetSize.Code), false},
-		{"Produce MESSAGE_TOO_LARGE", kmsg.Produce, produceTo(kerr.MessageTooLarge.Code), true},
+		{"Produce INVALID_RECORD", kmsg.Produce, produceTo(kerr.InvalidRecord.Code), true},
 		{"Produce INVALID_TXN_STATE", kmsg.Produce, produceTo(kerr.InvalidTxnState.Code), true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
