@@ -528,13 +528,26 @@ func TestSignals(t *testing.T) {
 	}
 	t.Run("twice", func(t *testing.T) {
 		cmd, log := program(t, "hang")
-		for _, state := range []string{"begun", "stopping"} {
-			kafkatest.Wait(t, 20*time.Second, state, func() bool { return strings.Contains(log.String(), state) })
-			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-				t.Fatal(err)
+		kafkatest.Wait(t, 20*time.Second, "begun", func() bool { return strings.Contains(log.String(), "begun") })
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		begun := time.Now()
+		var err error
+		for waiting := true; waiting; { // the first that comes sameSignal after the first of all ends it
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+			select {
+			case err = <-ended:
+				waiting = false
+			case <-time.After(50 * time.Millisecond):
+				if time.Since(begun) > 20*time.Second {
+					t.Fatal("it does not end")
+				}
 			}
 		}
-		exit, ok := errors.AsType[*exec.ExitError](cmd.Wait())
+		if time.Since(begun) < sameSignal {
+			t.Errorf("it ends at once after a signal that is the same one:\n%s", log.String())
+		}
+		exit, ok := errors.AsType[*exec.ExitError](err)
 		if !ok || exit.ExitCode() != exitFatal {
 			t.Errorf("the process ends with %v:\n%s", exit, log.String())
 		}

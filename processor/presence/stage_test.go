@@ -442,7 +442,7 @@ func TestFaults(t *testing.T) {
 		{"EndTxn", kmsg.EndTxn, endTxn, kerr.ProducerFenced},
 		{"TxnOffsetCommit", kmsg.TxnOffsetCommit, commit, kerr.IllegalGeneration},
 		{"TxnOffsetCommit", kmsg.TxnOffsetCommit, commit, kerr.InvalidCommitOffsetSize},
-		{"Produce", kmsg.Produce, produce, kerr.MessageTooLarge},
+		{"Produce", kmsg.Produce, produce, kerr.InvalidRecord},
 		{"Produce", kmsg.Produce, produce, kerr.OutOfOrderSequenceNumber},
 	} {
 		t.Run(tt.name+" "+tt.code.Message, func(t *testing.T) {
