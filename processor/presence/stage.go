@@ -172,7 +172,7 @@ func (s *stage) Process(in txn.Input, emit func(*kgo.Record)) error {
 	if err != nil {
 		return err
 	}
-	headers := headersOf(in.Record)
+	headers := txn.HeadersOf(in.Record)
 	now := in.Timestamp.UnixMilli()
 	events, changes := len(s.effects.Events), len(s.effects.Changes)
 	switch rec.Kind {
@@ -258,16 +258,4 @@ func (s *stage) gauge() {
 	}
 	s.metrics.connections.Set(float64(connections))
 	s.metrics.users.Set(float64(users))
-}
-
-// headersOf are the headers of what is made of a record: the version, and the record's trace context.
-func headersOf(r *kgo.Record) []kgo.RecordHeader {
-	headers := make([]kgo.RecordHeader, 1, 2)
-	headers[0] = kgo.RecordHeader(schemas.VersionHeader())
-	for _, h := range r.Headers {
-		if h.Key == schemas.HeaderTraceparent {
-			return append(headers, h)
-		}
-	}
-	return headers
 }

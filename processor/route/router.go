@@ -100,7 +100,7 @@ func (r *router) connection(in txn.Input, emit func(*kgo.Record)) error {
 	if err != nil {
 		return err
 	}
-	headers := headersOf(in.Record)
+	headers := txn.HeadersOf(in.Record)
 	if c.UID != "" {
 		key := []byte(c.UID)
 		emit(&kgo.Record{
@@ -128,7 +128,7 @@ func (r *router) message(in txn.Input, emit func(*kgo.Record)) error {
 	if err != nil {
 		return err
 	}
-	headers := headersOf(in.Record)
+	headers := txn.HeadersOf(in.Record)
 	order := m.FromUID
 	if order == "" || r.byChannel {
 		order = m.ChannelID
@@ -205,7 +205,7 @@ func (r *router) deadLetter(in txn.Input, reason schemas.Reason, detail string, 
 		Detail:    detail,
 		Sink:      sink,
 	}
-	d.Traceparent = traceparent(in.Record)
+	d.Traceparent = txn.Traceparent(in.Record)
 	if size > 0 {
 		// The letter itself must fit into the topic, whatever the limit is and wherever the bytes are.
 		room := kafka.MaxOwnedBytes(r.maxBytes) - headersBytes
@@ -231,24 +231,4 @@ func recordBytes(r *kgo.Record) int {
 		n += len(h.Key) + len(h.Value)
 	}
 	return n
-}
-
-// headersOf are the headers of what is made of a record: the version, and the record's trace context.
-func headersOf(r *kgo.Record) []kgo.RecordHeader {
-	headers := make([]kgo.RecordHeader, 1, 2)
-	headers[0] = kgo.RecordHeader(schemas.VersionHeader())
-	if t := traceparent(r); t != nil {
-		headers = append(headers, kgo.RecordHeader{Key: schemas.HeaderTraceparent, Value: t})
-	}
-	return headers
-}
-
-// traceparent is the record's trace context, nil where it has none that is valid.
-func traceparent(r *kgo.Record) []byte {
-	for _, h := range r.Headers {
-		if h.Key == schemas.HeaderTraceparent && schemas.ValidTraceparent(h.Value) {
-			return h.Value
-		}
-	}
-	return nil
 }
