@@ -1,7 +1,6 @@
 package sink
 
 import (
-	"errors"
 	"math/rand/v2"
 	"time"
 
@@ -12,7 +11,7 @@ import (
 // deliver works on one batch until it is done, or the lane is dropped, or the sink stops.
 func (s *session) deliver(l *lane, b *Batch, id string, topicID [16]byte) {
 	done := false
-	if b.Dead {
+	if b.Dead.Is() {
 		done = s.bury(l, b, topicID)
 	} else {
 		done = s.send(l, b, id)
@@ -21,7 +20,7 @@ func (s *session) deliver(l *lane, b *Batch, id string, topicID [16]byte) {
 		s.active--
 		if done && !l.dead {
 			l.core.Done(b, time.Now())
-			s.metrics.done(l.event, b.Dead, len(b.Records))
+			s.metrics.done(l.event, b.Dead.Is(), len(b.Records))
 		}
 		s.advance(l)
 	})
@@ -31,15 +30,15 @@ func (s *session) deliver(l *lane, b *Batch, id string, topicID [16]byte) {
 func (s *session) send(l *lane, b *Batch, id string) bool {
 	items := make([][]byte, len(b.Records))
 	size := 2
-	r := &request{event: l.event, id: id}
+	r := &Request{Event: l.event, ID: id}
 	for i := range b.Records {
 		items[i] = b.Records[i].Value
 		size += len(items[i]) + 1
-		if r.traceparent == nil {
-			r.traceparent = b.Records[i].Traceparent
+		if r.Traceparent == nil {
+			r.Traceparent = b.Records[i].Traceparent
 		}
 	}
-	r.body = schemas.AppendBody(make([]byte, 0, size), items)
+	r.Body = schemas.AppendBody(make([]byte, 0, size), items)
 	s.metrics.batches.WithLabelValues(string(l.event), string(b.Ended)).Inc()
 	s.metrics.batchEvents.Observe(float64(len(items)))
 	for attempts := 1; ; attempts++ {
@@ -52,24 +51,21 @@ func (s *session) send(l *lane, b *Batch, id string) bool {
 		}
 		s.metrics.inFlight.Inc()
 		began := time.Now()
-		err := s.transport.send(l.ctx, r)
+		answer, err := s.transport.Send(l.ctx, r)
 		s.metrics.inFlight.Dec()
 		<-s.slots
-		if err == nil {
-			s.metrics.duration.Observe(time.Since(began).Seconds())
-			s.metrics.attempts.WithLabelValues(string(l.event), "2xx").Inc()
-			return true
-		}
-		failure, ok := errors.AsType[*attemptError](err)
-		if !ok {
+		if err != nil {
 			return false
 		}
 		s.metrics.duration.Observe(time.Since(began).Seconds())
-		s.metrics.attempts.WithLabelValues(string(l.event), outcomeOf(failure)).Inc()
+		s.metrics.attempts.WithLabelValues(string(l.event), answer.Code()).Inc()
+		if answer.Verdict == VerdictDelivered {
+			return true
+		}
 		delay := RetryDelay(attempts, rand.Float64())
 		if attempts&(attempts-1) == 0 { // at 1, 2, 4, …
-			s.log.Warn("a batch was not delivered; trying again", "topic", l.topic, "partition", l.partition, "id", r.id,
-				"events", len(items), "attempts", attempts, "delay", delay, "error", failure)
+			s.log.Warn("a batch was not delivered; trying again", "topic", l.topic, "partition", l.partition, "id", r.ID,
+				"events", len(items), "attempts", attempts, "delay", delay, "answer", answer)
 		}
 		select {
 		case <-time.After(delay):
@@ -87,7 +83,7 @@ func (s *session) bury(l *lane, b *Batch, topicID [16]byte) bool {
 	for _, r := range b.Records {
 		letter := schemas.DeadLetter{
 			Source:  schemas.Source{Topic: l.topic, Partition: l.partition, Offset: r.Offset, Time: r.Time},
-			TopicID: topicID, SourceKey: r.Key, Value: r.Value, Reason: schemas.ReasonCut,
+			TopicID: topicID, SourceKey: r.Key, Value: r.Value, Reason: b.Dead.Reason,
 			Detail: "the log has lost a part of the batch that this event was planned in",
 			Sink:   s.cfg.Name, Traceparent: r.Traceparent,
 		}

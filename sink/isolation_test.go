@@ -470,7 +470,7 @@ func TestStopIsBounded(t *testing.T) {
 		admin := kadm.NewClient(f.Client(t))
 		cut := make(kadm.Offsets)
 		cut.Add(kadm.Offset{Topic: f.topics.OnlineStatus, Partition: 2, At: 10, LeaderEpoch: -1, Metadata: Plan{
-			TopicID: f.owned.IDs[f.topics.OnlineStatus], Offset: 10, Batches: []Planned{{Last: 19, Dead: true}},
+			TopicID: f.owned.IDs[f.topics.OnlineStatus], Offset: 10, Batches: []Planned{{Last: 19, Dead: Dead{Reason: schemas.ReasonCut}}},
 		}.Metadata()})
 		if err := admin.CommitAllOffsets(t.Context(), cfg.Group(), cut); err != nil {
 			t.Fatal(err)

@@ -3,6 +3,8 @@ package sink
 import (
 	"slices"
 	"time"
+
+	"github.com/offhook/offhook/schemas"
 )
 
 // A Record is one event of a lane's partition.
@@ -43,7 +45,7 @@ const (
 // A Batch is [First, Last] of the lane's partition: one request, done or not.
 type Batch struct {
 	First, Last int64
-	Dead        bool
+	Dead        Dead
 	Ended       EndReason
 	Records     []Record
 
@@ -161,8 +163,8 @@ func (l *Lane) passed(offset int64) (missing int) {
 		if len(b.Records) == 0 {
 			b.state = batchDone
 			l.pop()
-		} else if !b.Dead {
-			b.Dead, b.planned = true, false
+		} else if !b.Dead.Is() {
+			b.Dead, b.planned = Dead{Reason: schemas.ReasonCut}, false
 		}
 	}
 	return missing

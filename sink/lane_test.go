@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/offhook/offhook/schemas"
 	"pgregory.net/rapid"
 )
 
@@ -213,12 +214,12 @@ func TestLaneLostRecords(t *testing.T) {
 		t.Fatalf("[%d, %d] is sent without its last record: another body under its id", b.First, b.Last)
 	}
 	l.Cut(epoch)
-	if p := l.Propose(); !p.Equal(Plan{TopicID: testTopic, Offset: 10, Batches: []Planned{{12, true}, {19, false}, {25, false}}}) {
+	if p := l.Propose(); !p.Equal(Plan{TopicID: testTopic, Offset: 10, Batches: []Planned{{12, Dead{Reason: schemas.ReasonCut}}, {Last: 19}, {Last: 25}}}) {
 		t.Fatalf("proposed %+v", p)
 	}
 	l.Committed()
 	b := l.Next()
-	if b == nil || !b.Dead || len(b.Records) != 1 {
+	if b == nil || !b.Dead.Is() || len(b.Records) != 1 {
 		t.Fatalf("the first batch is %+v, want what is left of it, dead", b)
 	}
 	l.Done(b, epoch)
@@ -256,7 +257,7 @@ func TestLaneProperties(t *testing.T) {
 			body, planned := "", false
 			first := held.Offset
 			for _, p := range held.Batches {
-				planned = planned || first == b.First && p.Last == b.Last && !p.Dead
+				planned = planned || first == b.First && p.Last == b.Last && !p.Dead.Is()
 				first = p.Last + 1
 			}
 			if !planned {

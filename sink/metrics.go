@@ -1,8 +1,6 @@
 package sink
 
 import (
-	"strconv"
-
 	"github.com/offhook/offhook/schemas"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
@@ -75,13 +73,6 @@ func newMetrics(reg prometheus.Registerer, sink string) *metrics {
 			Name: "offhook_sink_plan_records_missing_total", Help: "Planned batches whose last record the log has lost; what is left of one goes to the dead letters.",
 		}),
 	}
-}
-
-func outcomeOf(e *attemptError) string {
-	if e.Failure == FailureStatus {
-		return strconv.Itoa(e.Status)
-	}
-	return string(e.Failure)
 }
 
 func (m *metrics) done(event schemas.Event, dead bool, n int) {

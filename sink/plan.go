@@ -3,22 +3,31 @@ package sink
 import (
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/offhook/offhook/schemas"
 )
 
 // planMark begins the metadata of every offset that a sink commits; what begins otherwise is not ours.
 const planMark = "offhook/"
 
-// planVersion is the version of the metadata that this release writes.
-const planVersion = 1
+// The versions of the metadata. A plan is written in the oldest that can say it, so that a rollback reads what a lane
+// without trouble has committed.
+const (
+	planVersion1 = 1 // a dead batch is one that retention cut
+	planVersion2 = 2 // says why a batch is dead, and what troubles the first
+	planVersion  = planVersion2
+)
 
 // metadataMax is the broker's default bound on an offset's metadata (offset.metadata.max.bytes), in bytes.
 const metadataMax = 4096
 
-// metadataRoom is kept free of batches' ends, so that the first batch can be halved down to one event: each of at
-// most 20 halvings (a batch has fewer than 2^20 events) puts one entry of at most 10 bytes more into the list.
-const metadataRoom = 20 * 10
+// metadataRoom is kept free of batches' ends, so that the first batch can be halved down to one event, marked dead, and
+// its trouble told: each of at most 20 halvings (a batch has fewer than 2^20 events) puts one entry of at most 10 bytes
+// more into the list, a mark has at most 4, and a Trouble at most 60.
+const metadataRoom = 20*10 + 4 + 60
 
 // A Plan is what one committed offset says with its metadata: which batches begin at the offset. It is committed
 // before any of its batches is first sent, and so is each change of it, so that whoever owns the partition next
@@ -27,10 +36,13 @@ const metadataRoom = 20 * 10
 // The metadata's text, ASCII, is
 //
 //	offhook/1 <topic id, 32 hex digits> <rewind> <end>,<end>,…
+//	offhook/2 <topic id, 32 hex digits> <rewind> <end>,<end>,… <since>/<last>/<attempts>/<answer>
 //
 // where rewind is a Unix second or 0, and an end is the number of offsets from the end before (for the first, from
-// the committed offset less one) in decimal, followed by x where the batch is dead. Without batches the list and
-// the blank before it are left out.
+// the committed offset less one) in decimal, followed by a mark where the batch is dead: x for one that retention cut,
+// and in version 2 also r (refused), g (given up) and s (skipped), these with the last HTTP status where there was one.
+// The last field of version 2 is what troubles the first batch; without trouble it and the blank before it are left out, and
+// so are the list and its blank where there are no batches.
 type Plan struct {
 	// TopicID is the topic's id: with another one the topic was made anew, and the offset means nothing.
 	TopicID [16]byte
@@ -42,12 +54,37 @@ type Plan struct {
 	// Batches are the ends of the batches, ascending. The first offset of each is the one after the end before,
 	// whether a record lies there or not.
 	Batches []Planned
+	// Trouble is what keeps the first batch from being done; the zero Trouble: nothing. It decides nothing but is told to
+	// operators, who find here why a lane is stuck, also where nobody runs.
+	Trouble Trouble
 }
 
 // Planned is one batch of a Plan.
 type Planned struct {
 	Last int64 // the offset of its last record
-	Dead bool  // it goes to the dead letters and is never sent again
+	Dead Dead
+}
+
+// Dead says of a batch that it goes to the dead letters and is never sent again, and why. The zero Dead: it is to be sent.
+type Dead struct {
+	Reason schemas.Reason // cut, refused, gave_up or skipped
+	Status int            // the last HTTP status; 0: there was no answer
+}
+
+// Is reports whether the batch is dead.
+func (d Dead) Is() bool { return d.Reason != "" }
+
+// deadMarks are the reasons for which a batch can be dead, each with its mark.
+var deadMarks = map[schemas.Reason]byte{
+	schemas.ReasonCut: 'x', schemas.ReasonRefused: 'r', schemas.ReasonGaveUp: 'g', schemas.ReasonSkipped: 's',
+}
+
+// Trouble says what became of the attempts to send a batch so far.
+type Trouble struct {
+	Since    int64  // when the first attempt failed, Unix seconds
+	Last     int64  // when the last one failed, Unix seconds
+	Attempts int    // that failed, over all owners of the partition
+	Answer   string // the last one: an HTTP status, timeout or connection
 }
 
 // End is the offset after the last batch: where the next one begins.
@@ -60,31 +97,42 @@ func (p Plan) End() int64 {
 
 // Equal reports whether two plans say the same.
 func (p Plan) Equal(q Plan) bool {
-	if p.TopicID != q.TopicID || p.Rewind != q.Rewind || p.Offset != q.Offset || len(p.Batches) != len(q.Batches) {
-		return false
+	return p.TopicID == q.TopicID && p.Rewind == q.Rewind && p.Offset == q.Offset && p.Trouble == q.Trouble && slices.Equal(p.Batches, q.Batches)
+}
+
+// version is the oldest version of the text that can say p.
+func (p Plan) version() int {
+	if len(p.Batches) > 0 && p.Trouble != (Trouble{}) {
+		return planVersion2
 	}
-	for i, b := range p.Batches {
-		if b != q.Batches[i] {
-			return false
+	for _, b := range p.Batches {
+		if b.Dead.Is() && b.Dead != (Dead{Reason: schemas.ReasonCut}) {
+			return planVersion2
 		}
 	}
-	return true
+	return planVersion1
 }
 
 // Metadata is the plan's text for the offset commit.
 func (p Plan) Metadata() string {
 	b := make([]byte, 0, 64+8*len(p.Batches))
-	b = fmt.Appendf(b, "%s%d %x %d", planMark, planVersion, p.TopicID, p.Rewind)
+	b = fmt.Appendf(b, "%s%d %x %d", planMark, p.version(), p.TopicID, p.Rewind)
 	sep := byte(' ')
 	end := p.Offset - 1
 	for _, batch := range p.Batches {
 		b = append(b, sep)
 		b = strconv.AppendInt(b, batch.Last-end, 10)
-		if batch.Dead {
-			b = append(b, 'x')
+		if batch.Dead.Is() {
+			b = append(b, deadMarks[batch.Dead.Reason])
+			if batch.Dead.Status != 0 {
+				b = strconv.AppendInt(b, int64(batch.Dead.Status), 10)
+			}
 		}
 		end = batch.Last
 		sep = ','
+	}
+	if t := p.Trouble; t != (Trouble{}) && len(p.Batches) > 0 {
+		b = fmt.Appendf(b, " %d/%d/%d/%s", t.Since, t.Last, t.Attempts, t.Answer)
 	}
 	return string(b)
 }
@@ -114,7 +162,7 @@ func ParsePlan(offset int64, metadata string) (p Plan, ours bool, err error) {
 	}
 	p.Offset = offset
 	fields := strings.Split(rest, " ")
-	if len(fields) != 2 && len(fields) != 3 {
+	if most := 2 + version; len(fields) < 2 || len(fields) > most {
 		return Plan{}, true, fmt.Errorf("read plan: %d fields in %q", len(fields), metadata)
 	}
 	id, err := hex.DecodeString(fields[0])
@@ -125,20 +173,64 @@ func ParsePlan(offset int64, metadata string) (p Plan, ours bool, err error) {
 	if p.Rewind, err = strconv.ParseInt(fields[1], 10, 64); err != nil || p.Rewind < 0 {
 		return Plan{}, true, fmt.Errorf("read plan: no time of a rewind in %q", metadata)
 	}
-	if len(fields) == 2 {
-		return p, true, nil
-	}
-	end := offset - 1
-	for text := range strings.SplitSeq(fields[2], ",") {
-		length, dead := strings.CutSuffix(text, "x")
-		n, err := strconv.ParseInt(length, 10, 64)
-		if err != nil || n < 1 || end+n < end {
-			return Plan{}, true, fmt.Errorf("read plan: no batch's end in %q", metadata)
+	if len(fields) > 2 {
+		end := offset - 1
+		for text := range strings.SplitSeq(fields[2], ",") {
+			b, ok := parsePlanned(text, end, version)
+			if !ok {
+				return Plan{}, true, fmt.Errorf("read plan: no batch's end in %q", metadata)
+			}
+			p.Batches = append(p.Batches, b)
+			end = b.Last
 		}
-		end += n
-		p.Batches = append(p.Batches, Planned{Last: end, Dead: dead})
+	}
+	if len(fields) > 3 {
+		var ok bool
+		if p.Trouble, ok = parseTrouble(fields[3]); !ok {
+			return Plan{}, true, fmt.Errorf("read plan: no trouble in %q", metadata)
+		}
 	}
 	return p, true, nil
+}
+
+// parsePlanned reads an end and its mark; end is the one before.
+func parsePlanned(text string, end int64, version int) (b Planned, ok bool) {
+	if i := strings.IndexFunc(text, func(r rune) bool { return r >= 'a' && r <= 'z' }); i >= 0 {
+		for reason, mark := range deadMarks {
+			if text[i] == mark && (mark == 'x' || version >= planVersion2) {
+				b.Dead.Reason = reason
+			}
+		}
+		if status := text[i+1:]; status != "" {
+			n, err := strconv.ParseUint(status, 10, 16)
+			if err != nil || n < 100 || n > 999 || version < planVersion2 {
+				return Planned{}, false
+			}
+			b.Dead.Status = int(n)
+		}
+		if !b.Dead.Is() {
+			return Planned{}, false
+		}
+		text = text[:i]
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 1 || end+n < end {
+		return Planned{}, false
+	}
+	b.Last = end + n
+	return b, true
+}
+
+func parseTrouble(text string) (t Trouble, ok bool) {
+	parts := strings.Split(text, "/")
+	if len(parts) != 4 {
+		return Trouble{}, false
+	}
+	since, err1 := strconv.ParseInt(parts[0], 10, 64)
+	last, err2 := strconv.ParseInt(parts[1], 10, 64)
+	attempts, err3 := strconv.ParseInt(parts[2], 10, 32)
+	t = Trouble{Since: since, Last: last, Attempts: int(attempts), Answer: parts[3]}
+	return t, err1 == nil && err2 == nil && err3 == nil && since >= 0 && last >= 0 && attempts > 0 && t.Answer != ""
 }
 
 // CutTo is the plan that is left when the log's start has passed the committed offset, by retention: batches wholly
@@ -154,8 +246,8 @@ func (p Plan) CutTo(start int64) (cut Plan, dropped int) {
 		switch {
 		case b.Last < start:
 			dropped++
-		case first < start:
-			cut.Batches = append(cut.Batches, Planned{Last: b.Last, Dead: true})
+		case first < start && !b.Dead.Is():
+			cut.Batches = append(cut.Batches, Planned{Last: b.Last, Dead: Dead{Reason: schemas.ReasonCut}})
 		default:
 			cut.Batches = append(cut.Batches, b)
 		}

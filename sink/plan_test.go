@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/offhook/offhook/schemas"
 	"pgregory.net/rapid"
 )
 
@@ -22,8 +23,14 @@ func TestPlanGolden(t *testing.T) {
 		{TopicID: testTopic},
 		{TopicID: testTopic, Offset: 1000},
 		{TopicID: testTopic, Offset: 1000, Batches: []Planned{{Last: 1000}}},
-		{TopicID: testTopic, Offset: 1000, Batches: []Planned{{Last: 1099}, {Last: 1199}, {Last: 1256, Dead: true}, {Last: 1300}}},
-		{TopicID: testTopic, Rewind: 1767225600, Offset: 7, Batches: []Planned{{Last: 7, Dead: true}}},
+		{TopicID: testTopic, Offset: 1000, Batches: []Planned{{Last: 1099}, {Last: 1199}, {Last: 1256, Dead: Dead{Reason: schemas.ReasonCut}}, {Last: 1300}}},
+		{TopicID: testTopic, Rewind: 1767225600, Offset: 7, Batches: []Planned{{Last: 7, Dead: Dead{Reason: schemas.ReasonCut}}}},
+		{TopicID: testTopic, Offset: 1000, Batches: []Planned{
+			{Last: 1049}, {1050, Dead{schemas.ReasonRefused, 413}}, {1099, Dead{Reason: schemas.ReasonSkipped}}, {1199, Dead{schemas.ReasonGaveUp, 503}},
+			{1200, Dead{Reason: schemas.ReasonGaveUp}}, {Last: 1210, Dead: Dead{Reason: schemas.ReasonCut}},
+		}},
+		{TopicID: testTopic, Offset: 1000, Batches: []Planned{{Last: 1099}}, Trouble: Trouble{1767225600, 1767225660, 7, "404"}},
+		{TopicID: testTopic, Offset: 1000, Batches: []Planned{{Last: 1000}}, Trouble: Trouble{1767225600, 1767225600, 1, "timeout"}},
 	}
 	var b strings.Builder
 	for _, p := range plans {
@@ -64,20 +71,22 @@ func TestParsePlanRefuses(t *testing.T) {
 	for _, metadata := range []string{
 		"offhook/", "offhook/x", "offhook/1", "offhook/0 " + id + " 0", "offhook/1 " + id, "offhook/1 dead 0", "offhook/1 " + id + " -1",
 		"offhook/1 " + id + " 0 ", "offhook/1 " + id + " 0 1,", "offhook/1 " + id + " 0 0", "offhook/1 " + id + " 0 -5", "offhook/1 " + id + " 0 xx",
-		"offhook/1 " + id + " 0 1 2", "offhook/1 " + id + " 0 9223372036854775807,9223372036854775807",
+		"offhook/1 " + id + " 0 1 2", "offhook/1 " + id + " 0 1r", "offhook/1 " + id + " 0 1x400", "offhook/2 " + id + " 0 1y", "offhook/2 " + id + " 0 r400",
+		"offhook/2 " + id + " 0 1r40", "offhook/2 " + id + " 0 1 2", "offhook/2 " + id + " 0 1 1/2/0/404", "offhook/2 " + id + " 0 1 1/2/3/", "offhook/2 " + id + " 0 1 1/2/3/404 5", "offhook/1 " + id + " 0 9223372036854775807,9223372036854775807",
 	} {
 		if _, ours, err := ParsePlan(1, metadata); !ours || err == nil {
 			t.Errorf("ParsePlan(%q): ours %v, error %v, want ours and an error", metadata, ours, err)
 		}
 	}
-	_, ours, err := ParsePlan(1, "offhook/2 anything at all")
-	if version, ok := errors.AsType[*PlanVersionError](err); !ours || !ok || version.Version != 2 {
+	_, ours, err := ParsePlan(1, "offhook/3 anything at all")
+	if version, ok := errors.AsType[*PlanVersionError](err); !ours || !ok || version.Version != 3 {
 		t.Errorf("a newer plan gives %v, want a PlanVersionError", err)
 	}
 }
 
 func FuzzParsePlan(f *testing.F) {
 	f.Add(int64(5), "offhook/1 deadbeef000000000000000000000001 0 100,57x")
+	f.Add(int64(5), "offhook/2 deadbeef000000000000000000000001 0 100,57g503 1767225600/1767225660/7/404")
 	f.Add(int64(0), "")
 	f.Fuzz(func(t *testing.T, offset int64, metadata string) {
 		if offset < 0 {
@@ -103,10 +112,10 @@ func TestPlanCutTo(t *testing.T) {
 	}{
 		{100, p, 0},
 		{50, p, 0},
-		{105, Plan{testTopic, 5, 105, []Planned{{109, true}, {119, false}, {129, false}}}, 0},
-		{110, Plan{testTopic, 5, 110, []Planned{{119, false}, {129, false}}}, 1},
-		{129, Plan{testTopic, 5, 129, []Planned{{129, true}}}, 2},
-		{200, Plan{testTopic, 5, 200, nil}, 3},
+		{105, Plan{TopicID: testTopic, Rewind: 5, Offset: 105, Batches: []Planned{{109, Dead{Reason: schemas.ReasonCut}}, {Last: 119}, {Last: 129}}}, 0},
+		{110, Plan{TopicID: testTopic, Rewind: 5, Offset: 110, Batches: []Planned{{Last: 119}, {Last: 129}}}, 1},
+		{129, Plan{TopicID: testTopic, Rewind: 5, Offset: 129, Batches: []Planned{{129, Dead{Reason: schemas.ReasonCut}}}}, 2},
+		{200, Plan{TopicID: testTopic, Rewind: 5, Offset: 200, Batches: nil}, 3},
 	} {
 		got, dropped := p.CutTo(tt.start)
 		if !got.Equal(tt.want) || dropped != tt.dropped {
@@ -122,7 +131,17 @@ func TestPlanRoundTrip(t *testing.T) {
 		end := p.Offset - 1
 		for range rapid.IntRange(0, 20).Draw(t, "batches") {
 			end += rapid.Int64Range(1, 1<<30).Draw(t, "length")
-			p.Batches = append(p.Batches, Planned{end, rapid.Bool().Draw(t, "dead")})
+			b := Planned{Last: end}
+			if b.Dead.Reason = rapid.SampledFrom([]schemas.Reason{"", schemas.ReasonCut, schemas.ReasonRefused, schemas.ReasonGaveUp, schemas.ReasonSkipped}).Draw(t, "dead"); b.Dead.Is() {
+				b.Dead.Status = rapid.SampledFrom([]int{0, 100, 400, 503, 999}).Draw(t, "status")
+			}
+			p.Batches = append(p.Batches, b)
+		}
+		if len(p.Batches) > 0 && rapid.Bool().Draw(t, "trouble") {
+			p.Trouble = Trouble{
+				rapid.Int64Range(0, 1<<40).Draw(t, "since"), rapid.Int64Range(0, 1<<40).Draw(t, "last"), rapid.IntRange(1, 1<<30).Draw(t, "attempts"),
+				rapid.SampledFrom([]string{"404", "timeout", "connection"}).Draw(t, "answer"),
+			}
 		}
 		metadata := p.Metadata()
 		got, ours, err := ParsePlan(p.Offset, metadata)
@@ -159,7 +178,7 @@ func TestResume(t *testing.T) {
 		{"plan", &committedOffset{100, ours.Metadata()}, 10, 200, 0, resumption{plan: ours, note: resumePlan}},
 		{"not ours", &committedOffset{100, ""}, 10, 200, 0, resumption{plan: Plan{TopicID: testTopic, Offset: 100, Rewind: 99}, changed: true, note: resumeRewind}},
 		{"topic made anew", &committedOffset{100, Plan{TopicID: other, Offset: 100}.Metadata()}, 3, 200, 0, resumption{plan: Plan{TopicID: testTopic, Offset: 3}, changed: true, note: resumeRecreated}},
-		{"cut", &committedOffset{100, ours.Metadata()}, 112, 200, 0, resumption{plan: Plan{TopicID: testTopic, Offset: 112, Batches: []Planned{{119, true}}}, changed: true, note: resumeCut, dropped: 1}},
+		{"cut", &committedOffset{100, ours.Metadata()}, 112, 200, 0, resumption{plan: Plan{TopicID: testTopic, Offset: 112, Batches: []Planned{{119, Dead{Reason: schemas.ReasonCut}}}}, changed: true, note: resumeCut, dropped: 1}},
 		{"truncated", &committedOffset{100, ours.Metadata()}, 10, 115, 0, resumption{plan: Plan{TopicID: testTopic, Offset: 100, Rewind: 99}, changed: true, note: resumeTruncated}},
 	} {
 		got, err := resume(tt.committed, testTopic, tt.start, tt.end, tt.starAt, 99)

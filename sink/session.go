@@ -51,7 +51,7 @@ type session struct {
 	deps      Deps
 	log       *slog.Logger
 	metrics   *metrics
-	transport *transport
+	transport *Transport
 	topics    map[string]schemas.Event
 	member    *kgo.Client // joins the group and commits; fetches nothing
 	producer  *kgo.Client // of dead letters
@@ -100,7 +100,7 @@ type lane struct {
 	dead        bool
 }
 
-func runSession(ctx context.Context, cfg Config, deps Deps, log *slog.Logger, m *metrics, t *transport) error {
+func runSession(ctx context.Context, cfg Config, deps Deps, log *slog.Logger, m *metrics, t *Transport) error {
 	sessionCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(errStopped)
 	s := &session{

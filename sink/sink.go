@@ -31,10 +31,14 @@ type Config struct {
 	Secrets       [][]byte        // newest first; none: requests are not signed
 	Headers       http.Header     // beside those of the contract; nil: none
 	FlushInterval time.Duration
-	BatchMax      int // events
-	BatchBytes    int // bytes
+	BatchMax      int  // events
+	BatchBytes    int  // bytes
+	OfflineObject bool // a msg.offline request is one object, not an array; a longer batch that was planned before is still an array
 	Timeout       time.Duration
-	MaxInFlight   int // requests, over all lanes
+	MaxInFlight   int           // requests, over all lanes
+	LaneInFlight  int           // batches of one lane that are under way, or done behind one that is not
+	Rate          int           // requests a second; 0: as many as can be
+	GiveUpAfter   time.Duration // a batch goes to the dead letters this long after its first attempt; 0: never
 	// MaxRecordBytes is the largest input record; events, and so dead letters, may have somewhat more than twice that.
 	MaxRecordBytes int
 	// ShutdownTimeout is how long a stop waits for requests under way.
@@ -107,8 +111,8 @@ func (e *errRestart) Unwrap() error { return e.cause }
 func Run(ctx context.Context, cfg Config, deps Deps) error {
 	log := deps.Log.With("stage", "sink", "sink", cfg.Name)
 	metrics := newMetrics(deps.Registerer, cfg.Name)
-	transport := newTransport(cfg)
-	defer transport.close()
+	transport := NewTransport(cfg)
+	defer transport.Close()
 	if cfg.Name != DefaultName && !cfg.Start.IsSet() {
 		if err := requireOffsets(ctx, cfg, deps, log); err != nil {
 			if ctx.Err() != nil {

@@ -18,42 +18,16 @@ import (
 // answerMax is how much of an answer's body is read, in bytes.
 const answerMax = 64 << 10
 
-// A request is one batch on its way: the same bytes at each attempt.
-type request struct {
-	event       schemas.Event
-	id          string
-	body        []byte
-	traceparent []byte // nil: none
+// A Request is one batch on its way: the same bytes at each attempt.
+type Request struct {
+	Event       schemas.Event
+	ID          string // the webhook-id
+	Body        []byte
+	Traceparent []byte // nil: none
 }
 
-// Failure is why an attempt failed: a closed list, the label of metrics and logs.
-type Failure string
-
-// Why an attempt failed.
-const (
-	FailureStatus     Failure = "status"     // an answer other than 2xx
-	FailureTimeout    Failure = "timeout"    // OFFHOOK_WEBHOOK_TIMEOUT has passed
-	FailureConnection Failure = "connection" // no connection, or it broke
-)
-
-// An attemptError says why an attempt failed. It holds neither URL nor body.
-type attemptError struct {
-	Failure Failure
-	Status  int // FailureStatus: the HTTP status; else 0
-	cause   error
-}
-
-func (e *attemptError) Error() string {
-	if e.Failure == FailureStatus {
-		return "the endpoint answered " + strconv.Itoa(e.Status)
-	}
-	return string(e.Failure) + ": " + e.cause.Error()
-}
-
-func (e *attemptError) Unwrap() error { return e.cause }
-
-// A transport POSTs requests to one endpoint. It may be used from many goroutines.
-type transport struct {
+// A Transport POSTs requests to one endpoint. It may be used from many goroutines.
+type Transport struct {
 	client  *http.Client
 	urls    map[schemas.Event]string
 	headers http.Header
@@ -61,9 +35,9 @@ type transport struct {
 	timeout time.Duration
 }
 
-// newTransport returns the transport of the endpoint in cfg, with connections for cfg.MaxInFlight requests kept open.
-func newTransport(cfg Config) *transport {
-	t := &transport{
+// NewTransport returns the transport of the endpoint in cfg, with connections for cfg.MaxInFlight requests kept open.
+func NewTransport(cfg Config) *Transport {
+	t := &Transport{
 		client: &http.Client{
 			Transport: &http.Transport{
 				Proxy:                 http.ProxyFromEnvironment,
@@ -103,44 +77,43 @@ func newTransport(cfg Config) *transport {
 	return t
 }
 
-// send makes one attempt. nil: the endpoint took the request (2xx). An *attemptError: it did not, or nobody knows.
-// Any other error is ctx's cause.
-func (t *transport) send(ctx context.Context, r *request) error {
+// Send makes one attempt. An error is ctx's cause, and nobody knows then whether the endpoint took the request.
+func (t *Transport) Send(ctx context.Context, r *Request) (Answer, error) {
 	attempt, cancel := context.WithTimeout(ctx, t.timeout)
 	defer cancel()
-	post, err := http.NewRequestWithContext(attempt, http.MethodPost, t.urls[r.event], bytes.NewReader(r.body))
+	post, err := http.NewRequestWithContext(attempt, http.MethodPost, t.urls[r.Event], bytes.NewReader(r.Body))
 	if err != nil {
-		return &attemptError{Failure: FailureConnection, cause: withoutURL(err)}
+		return Answer{Verdict: VerdictRetry, Failure: FailureConnection, Err: withoutURL(err)}, nil
 	}
 	now := time.Now()
 	post.Header = t.headers.Clone()
 	// The specification's names are lower case, and Go would write Webhook-Id; HTTP does not tell them apart.
-	post.Header.Set("webhook-id", r.id)
+	post.Header.Set("webhook-id", r.ID)
 	post.Header.Set("webhook-timestamp", strconv.FormatInt(now.Unix(), 10))
 	if len(t.secrets) > 0 {
-		post.Header.Set("webhook-signature", Signatures(t.secrets, r.id, now, r.body))
+		post.Header.Set("webhook-signature", Signatures(t.secrets, r.ID, now, r.Body))
 	}
-	if r.traceparent != nil {
-		post.Header.Set(schemas.HeaderTraceparent, string(r.traceparent))
+	if r.Traceparent != nil {
+		post.Header.Set(schemas.HeaderTraceparent, string(r.Traceparent))
 	}
 	answer, err := t.client.Do(post)
 	if err == nil {
 		// The deadline covers the body too. It is read so that the connection can serve again, and means nothing.
 		_, _ = io.CopyN(io.Discard, answer.Body, answerMax)
 		_ = answer.Body.Close()
-		if answer.StatusCode/100 == 2 {
-			return nil
-		}
-		return &attemptError{Failure: FailureStatus, Status: answer.StatusCode}
+		return Answer{
+			Verdict: JudgeStatus(answer.StatusCode), Status: answer.StatusCode,
+			RetryAfter: RetryAfter(answer.Header.Get("Retry-After"), time.Now()),
+		}, nil
 	}
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return Answer{}, context.Cause(ctx)
 	}
 	failure := FailureConnection
 	if errors.Is(err, context.DeadlineExceeded) {
 		failure = FailureTimeout
 	}
-	return &attemptError{Failure: failure, cause: withoutURL(err)}
+	return Answer{Verdict: VerdictRetry, Failure: failure, Err: withoutURL(err)}, nil
 }
 
 // withoutURL takes the URL, which may hold credentials, out of an error of net/http.
@@ -151,5 +124,5 @@ func withoutURL(err error) error {
 	return err
 }
 
-// close lets go of the connections that are kept open.
-func (t *transport) close() { t.client.CloseIdleConnections() }
+// Close lets go of the connections that are kept open.
+func (t *Transport) Close() { t.client.CloseIdleConnections() }
