@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -23,7 +22,30 @@ type receiveCommand struct {
 	Secret     []string      `help:"whsec_… of which one must have signed each request; may be given several times." placeholder:"SECRET"`
 	SecretFile string        `help:"File that holds secrets, comma-separated or one a line." placeholder:"FILE"`
 	Truth      string        `help:"What must arrive, as offhook simulate has written it; it is read at the end." placeholder:"FILE"`
+	OrderBy    string        `default:"from_uid" enum:"from_uid,channel_id" help:"What msg.notify is in order for: the sender's OFFHOOK_NOTIFY_ORDER_BY."`
+	Scenario   []string      `sep:"none" help:"Misbehave as said above; may be given several times." placeholder:"NAME[:ARG…]"`
+	Seed       uint64        `default:"1" help:"The same seed makes the same choices in scenarios."`
 	Duration   time.Duration `help:"End after this time; 0: run until a signal."`
+}
+
+// Help is for kong.
+func (receiveCommand) Help() string {
+	var text strings.Builder
+	text.WriteString("Scenarios. Delays of slow add up; of the others the first that has something to say about a request wins.\n")
+	for _, s := range receiver.Scenarios() {
+		fmt.Fprintf(&text, "\n%s, such as %s: %s.\n", s.Form, s.Example, s.Doc)
+	}
+	return text.String()
+}
+
+// scenarioTable is the README's.
+func scenarioTable() string {
+	var text strings.Builder
+	text.WriteString("| `--scenario` | for example | the endpoint |\n|---|---|---|\n")
+	for _, s := range receiver.Scenarios() {
+		fmt.Fprintf(&text, "| `%s` | `%s` | %s |\n", s.Form, s.Example, s.Doc)
+	}
+	return text.String()
 }
 
 // Run is for kong.
@@ -32,9 +54,14 @@ func (f receiveCommand) Run(c *call) error {
 	if err != nil {
 		return err
 	}
-	r := receiver.New(receiver.Config{Secrets: keys})
+	scenarios, err := f.scenarios()
+	if err != nil {
+		return err
+	}
+	r := receiver.New(receiver.Config{Secrets: keys, OrderByChannel: f.OrderBy == "channel_id"})
+	player := receiver.Play(r, f.Seed, scenarios...)
 	stderr := &synchronized{w: c.stderr}
-	server, err := listen(c.ctx, f.Addr, r, newLog(stderr, "text", slog.LevelWarn))
+	server, err := listen(c.ctx, f.Addr, player, newLog(stderr, "text", slog.LevelWarn), scenarios...)
 	if err != nil {
 		return err
 	}
@@ -60,7 +87,21 @@ func (f receiveCommand) Run(c *call) error {
 			return fmt.Errorf("--truth %s: %w", f.Truth, err)
 		}
 	}
-	return conclude(c.stdout, r.Summary(all))
+	return conclude(c.stdout, player.Add(r.Summary(all)))
+}
+
+func (f receiveCommand) scenarios() ([]receiver.Scenario, error) {
+	var all []receiver.Scenario
+	for _, text := range f.Scenario {
+		s, err := receiver.ParseScenario(text)
+		if wrong, ok := errors.AsType[*receiver.ScenarioError](err); ok {
+			return nil, &settingsError{name: "--scenario " + quote(wrong.Text), problem: wrong.Problem, example: "--scenario " + wrong.Example}
+		} else if err != nil {
+			return nil, fmt.Errorf("parse --scenario: %w", err)
+		}
+		all = append(all, s)
+	}
+	return all, nil
 }
 
 func (f receiveCommand) keys() ([][]byte, error) {
@@ -98,17 +139,18 @@ func conclude(w io.Writer, summary receiver.Summary) error {
 	return nil
 }
 
-// webhookServer is a receiver that listens.
+// webhookServer is a handler of webhooks that listens.
 type webhookServer struct {
 	addr   string
 	server *http.Server
 	served sync.WaitGroup
 }
 
-func listen(ctx context.Context, addr string, handler http.Handler, log *slog.Logger) (*webhookServer, error) {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+// listen serves until close; of the scenarios it plays the outages.
+func listen(ctx context.Context, addr string, handler http.Handler, log *slog.Logger, scenarios ...receiver.Scenario) (*webhookServer, error) {
+	listener, err := receiver.Listen(ctx, addr, scenarios...)
 	if err != nil {
-		return nil, fmt.Errorf("listen for webhooks: %w", err)
+		return nil, err
 	}
 	s := &webhookServer{addr: listener.Addr().String(), server: &http.Server{
 		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,

@@ -13,13 +13,14 @@ import (
 
 // books is what has been taken, and what was wrong with it. It does no I/O; its user guards it.
 type books struct {
-	seed maphash.Seed
+	seed      maphash.Seed
+	byChannel bool // msg.notify is in order within each channel alone
 
 	bodies     map[uint64]uint64   // of a webhook-id: event and body
 	notified   map[uint64]struct{} // messages
 	pushed     map[uint64]struct{} // message and recipient
 	pushes     map[uint64]uint32   // of a message: how many recipients it was pushed to
-	lastNotify map[uint64]uint64   // of a sender: the latest n
+	lastNotify map[uint64]uint64   // of a sender, and with byChannel a channel: the latest n
 	lastPush   map[uint64]uint64   // of sender and recipient: the latest n
 	users      map[uint64]*userLog
 
@@ -71,6 +72,7 @@ type statusEntry struct {
 type messageEntry struct {
 	key        uint64
 	sender     uint64   // what n rises for, run and uid
+	ordered    uint64   // what n rises for in msg.notify
 	n          uint64   // 0: the message has none
 	recipients []uint64 // uids
 }
@@ -114,7 +116,7 @@ func (b *books) notify(m *messageEntry) {
 		return
 	}
 	b.notified[m.key] = struct{}{}
-	b.rises(b.lastNotify, m.sender, m.n)
+	b.rises(b.lastNotify, m.ordered, m.n)
 }
 
 func (b *books) offline(m *messageEntry) {
@@ -214,6 +216,10 @@ func (b *books) message(m *schemas.MessageItem) messageEntry {
 	e := messageEntry{key: b.messageKey(m.FromUID, m.ClientMsgNo, m.MessageIDStr)}
 	if prefix, n, ok := numbered(m.ClientMsgNo, m.FromUID); ok {
 		e.sender, e.n = b.hash(prefix), n
+		e.ordered = e.sender
+		if b.byChannel {
+			e.ordered = join(e.sender, b.hash(m.ChannelID))
+		}
 	}
 	if len(m.ToUIDs) > 0 {
 		e.recipients = make([]uint64, len(m.ToUIDs))

@@ -28,6 +28,9 @@ type Config struct {
 	// answer, 0 being 200), any other status is answered and the request forgotten. It may be called by several
 	// goroutines at once and must not keep the body.
 	Answer func(r *http.Request, body []byte) int
+	// OrderByChannel is for a sender that orders msg.notify by channel_id, not by from_uid: then a sender's messages are
+	// in order within each channel alone.
+	OrderByChannel bool
 }
 
 // Receiver is an http.Handler for webhook requests. All methods may be called by several goroutines at once.
@@ -43,7 +46,9 @@ func New(cfg Config) *Receiver {
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = defaultMaxBody
 	}
-	return &Receiver{cfg: cfg, books: newBooks()}
+	r := &Receiver{cfg: cfg, books: newBooks()}
+	r.books.byChannel = cfg.OrderByChannel
+	return r
 }
 
 // bodies are buffers for request bodies: nothing of a body outlives its request but hashes.

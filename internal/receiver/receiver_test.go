@@ -554,7 +554,7 @@ func BenchmarkTake(b *testing.B) {
 		entry := request{event: "msg.notify", id: uint64(n), hasID: true, messages: make([]messageEntry, 100)}
 		for i := range entry.messages {
 			n++
-			entry.messages[i] = messageEntry{key: join(0, uint64(n)), sender: uint64(n % 10_000), n: uint64(n)}
+			entry.messages[i] = messageEntry{key: join(0, uint64(n)), ordered: uint64(n % 10_000), n: uint64(n)}
 		}
 		books.take(&entry)
 	}

@@ -16,6 +16,17 @@ type Summary struct {
 	Unexpected int64 `json:"unexpected,omitempty"`
 	// BadRequests is the number of requests that are no webhook request: method, event, size or body.
 	BadRequests int64 `json:"bad_requests,omitempty"`
+
+	// The rest is a [Player]'s.
+
+	// RefusedByScenario is the number of requests that a scenario refused or cut off, and that are in no other count: not
+	// wrong. A connection that found nobody listening is in no count at all.
+	RefusedByScenario int64 `json:"refused_by_scenario,omitempty"`
+	// TooEarly is how many of these came again, under the same id, before the Retry-After of the scenario busy. It is not
+	// wrong, since a sender that was started anew knows of no Retry-After.
+	TooEarly int64 `json:"too_early,omitempty"`
+	// FollowedRedirects is the number of requests that followed a 3xx.
+	FollowedRedirects int64 `json:"followed_redirects,omitempty"`
 }
 
 // Events counts the items taken, repeated requests aside.
@@ -28,5 +39,5 @@ type Events struct {
 // Wrong reports whether anything is not as the contract and the truth have it.
 func (s Summary) Wrong() bool {
 	return s.Lost != nil && *s.Lost > 0 || s.DuplicatesAfterDedupe > 0 || s.ChangedBodies > 0 || s.OutOfOrder > 0 ||
-		s.BadSignatures > 0 || s.Unexpected > 0 || s.BadRequests > 0
+		s.BadSignatures > 0 || s.Unexpected > 0 || s.BadRequests > 0 || s.FollowedRedirects > 0
 }
