@@ -214,6 +214,43 @@ func (m *MessageItem) field(r *reader, name []byte) error {
 	return err
 }
 
+// OfflineUIDs calls each with the recipients of a msg.offline item, unquoted and in order; the slice is valid until each
+// returns. The error, an *InvalidError, may come after some of the calls.
+func OfflineUIDs(item []byte, each func(uid []byte)) error {
+	r := newReader(item)
+	defer r.release()
+	if err := r.begin(); err != nil {
+		return err
+	}
+	for {
+		name, _, ok, err := r.member()
+		if err != nil || !ok {
+			return err
+		}
+		if string(name) != "to_uids" || r.dec.PeekKind() != '[' {
+			if _, err := r.raw(); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := r.enter(); err != nil {
+			return err
+		}
+		for r.dec.PeekKind() != ']' {
+			raw, err := r.raw()
+			if err != nil {
+				return err
+			}
+			uid, err := r.text("to_uids", raw)
+			if err != nil {
+				return err
+			}
+			each(uid)
+		}
+		return nil
+	}
+}
+
 func (m *MessageItem) toUIDs(r *reader) error {
 	if err := r.enter(); err != nil {
 		return err

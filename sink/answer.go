@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -18,6 +19,9 @@ const (
 	VerdictRefused   Verdict = "refused"   // the content is refused: halve, down to the single event
 	VerdictEndpoint  Verdict = "endpoint"  // the endpoint or its settings are wrong, not the event: retry, and say so
 )
+
+// statusTooLarge tells what the endpoint's limit is.
+const statusTooLarge = http.StatusRequestEntityTooLarge
 
 // JudgeStatus is the verdict on an HTTP status.
 func JudgeStatus(status int) Verdict {
@@ -45,13 +49,13 @@ const (
 	FailureConnection Failure = "connection" // no connection, or it broke
 )
 
-// An Answer is what became of one attempt. It holds neither URL nor body.
+// An Answer is what became of one attempt. It holds nothing of the request or of the other side's words, and so may be logged.
 type Answer struct {
 	Verdict    Verdict
 	Status     int           // the HTTP status; 0: there was none, and Failure says why
 	Failure    Failure       // empty where there was a status
 	RetryAfter time.Duration // what the endpoint asks for; 0: nothing
-	Err        error         // of the connection, for the log; nil where there was a status
+	Err        error         // what kept the answer away, in a text made here; nil where there was a status
 }
 
 // Code is the answer as one word: the HTTP status, timeout or connection.
@@ -69,6 +73,9 @@ func (a Answer) String() string {
 	}
 	return string(a.Failure) + ": " + a.Err.Error()
 }
+
+// LogValue makes the log show the sentence.
+func (a Answer) LogValue() slog.Value { return slog.StringValue(a.String()) }
 
 // retryAfterMax is the longest Retry-After that is honoured.
 const retryAfterMax = 5 * time.Minute

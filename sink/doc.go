@@ -7,13 +7,16 @@
 // it what happened as tasks:
 //
 //	                 ┌────────────── the loop ──────────────┐
-//	reader ─records─▶│ lane: queue ▶ batch ▶ plan ▶ done    │──batch──▶ deliver (one goroutine a batch under way)
-//	                 │   ▲                     │            │◀─done────   slots bound the requests in flight
+//	reader ─records─▶│ lane: queue ▶ batch ▶ plan ▶ done    │─attempt─▶ transport (one goroutine a request in flight)
+//	                 │   ▲        dispatch     │            │◀─answer──
 //	member ─assigned▶│   │ load: plan          ▼            │
 //	  callbacks, ◀───│───┘         one commit request ──────│──plans──▶ committer ─▶ coordinator
 //	  revoked waits  └──────────────────────────────────────┘◀─result──
 //
-// [Lane] and [Plan] are the pure core: no I/O, no clock, no goroutine. A commit request carries what all lanes have to
+// [Lane], [Plan] and [Breaker] are the pure core: no I/O, no clock, no goroutine. A lane says which batch may be sent
+// next ([Lane.Next]): one that is planned and shares no uid with an unfinished one before it. dispatch gives requests to
+// lanes in turn, as far as the limit in flight, the rate and the breaker allow; each attempt is a goroutine of its own, and what
+// its answer means ([JudgeStatus]) is decided by the loop: done, again later, halved, or dead. A commit request carries what all lanes have to
 // say that wait for one; there is never a second in flight, and nothing sends one again.
 //
 // Two clients read and commit. The member's joins the group and is asked for member id and generation; its topics are
@@ -41,7 +44,12 @@
 //   - A commit that is refused for certain has changed nothing: the lane goes on proposing.
 //   - The group has forgotten the member and the client has joined anew by itself: the lanes carry the member id that they
 //     were assigned to, and the session ends before one of them commits under the new one.
-//   - The endpoint fails: the batch is tried again, its lane waits, the others go on. A full lane pauses its partition.
+//   - The endpoint fails: the batch is tried again, those that share a uid with it wait, the others go on. A full lane pauses
+//     its partition.
+//   - The endpoint refuses a batch: halves take its place in the plan, and are sent when that is committed. A single event, and a
+//     batch that is given up, is marked dead; when that is committed it is written to the dead letters, and then it is done. An
+//     answer that comes for a batch while a commit is in flight changes the lane at once, and the commit's answer says nothing of
+//     what it changed.
 //   - The log's start has passed the plan: see [Plan.CutTo]. A plan that cannot be read ends the process: it is never guessed.
 //   - A partition cannot be read (no leader, no permission, lost records): its lane begins anew from what is committed, at
 //     once and then after a backoff. One that cannot be loaded, or whose plan is refused, waits alone.

@@ -282,7 +282,7 @@ func TestReadErrors(t *testing.T) {
 // same offsets.
 func TestDataLoss(t *testing.T) {
 	s, l := bareSession(t)
-	l.core = NewLane(LaneConfig{BatchMax: 1, BatchBytes: 1 << 20, PlanAhead: 8}, Plan{TopicID: testTopic, Offset: 10}, false, false, epoch)
+	l.core = NewLane(LaneConfig{InFlight: 1, UIDs: oneUID, BatchMax: 1, BatchBytes: 1 << 20, PlanAhead: 8}, Plan{TopicID: testTopic, Offset: 10}, false, false, epoch)
 	l.reading = true
 	s.fetched(kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: "t", Partitions: []kgo.FetchPartition{
 		{Partition: 1, Err: &kgo.ErrDataLoss{Topic: "t", Partition: 1, ConsumedTo: 20, ResetTo: 15}},
@@ -295,7 +295,7 @@ func TestDataLoss(t *testing.T) {
 // TestKeepsCopies: what a lane keeps of a fetch does not pin the fetch.
 func TestKeepsCopies(t *testing.T) {
 	s, l := bareSession(t)
-	l.core = NewLane(LaneConfig{BatchMax: 10, BatchBytes: 1 << 20, PlanAhead: 8, FlushInterval: time.Hour}, Plan{TopicID: testTopic}, false, false, epoch)
+	l.core = NewLane(LaneConfig{InFlight: 1, UIDs: oneUID, BatchMax: 10, BatchBytes: 1 << 20, PlanAhead: 8, FlushInterval: time.Hour}, Plan{TopicID: testTopic}, false, false, epoch)
 	l.reading = true
 	fetch := []byte(`keyvalue00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01`)
 	s.fetched(kgo.Fetches{{Topics: []kgo.FetchTopic{{Topic: "t", Partitions: []kgo.FetchPartition{{Partition: 1, Records: []*kgo.Record{{

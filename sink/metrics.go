@@ -24,6 +24,9 @@ type metrics struct {
 	readErrors  prometheus.Counter
 	rewinds     prometheus.Counter
 	missing     prometheus.Counter
+	halvings    prometheus.Counter
+	deadLetters *prometheus.CounterVec // reason
+	breakerOpen prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer, sink string) *metrics {
@@ -40,7 +43,7 @@ func newMetrics(reg prometheus.Registerer, sink string) *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 16),
 		}),
 		batches: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "offhook_sink_batches_total", Help: "Batches sent, by event and by why they ended (count, bytes, age; plan: planned by an earlier owner).",
+			Name: "offhook_sink_batches_total", Help: "Batches sent, by event and by why they ended (count, bytes, age; plan: planned by an earlier owner; half: of one that was refused).",
 		}, []string{"event", "ended"}),
 		batchEvents: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "offhook_sink_batch_events", Help: "Events in a batch.", Buckets: prometheus.ExponentialBuckets(1, 2, 12),
@@ -72,13 +75,18 @@ func newMetrics(reg prometheus.Registerer, sink string) *metrics {
 		missing: f.NewCounter(prometheus.CounterOpts{
 			Name: "offhook_sink_plan_records_missing_total", Help: "Planned batches whose last record the log has lost; what is left of one goes to the dead letters.",
 		}),
+		halvings: f.NewCounter(prometheus.CounterOpts{
+			Name: "offhook_sink_halvings_total", Help: "Batches whose content the endpoint refused, and that were halved.",
+		}),
+		deadLetters: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "offhook_sink_dead_letters_total", Help: "Events written to the dead letters, by reason (cut, refused, gave_up, skipped).",
+		}, []string{"reason"}),
+		breakerOpen: f.NewGauge(prometheus.GaugeOpts{
+			Name: "offhook_sink_breaker_open", Help: "1 while no request succeeds any more and one at a time tries the endpoint.",
+		}),
 	}
 }
 
-func (m *metrics) done(event schemas.Event, dead bool, n int) {
-	outcome := "delivered"
-	if dead {
-		outcome = "dead"
-	}
+func (m *metrics) done(event schemas.Event, outcome string, n int) {
 	m.events.WithLabelValues(string(event), outcome).Add(float64(n))
 }

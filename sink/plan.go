@@ -87,6 +87,14 @@ type Trouble struct {
 	Answer   string // the last one: an HTTP status, timeout or connection
 }
 
+// verdict is that on the last answer.
+func (t Trouble) verdict() Verdict {
+	if status, err := strconv.Atoi(t.Answer); err == nil {
+		return JudgeStatus(status)
+	}
+	return VerdictRetry
+}
+
 // End is the offset after the last batch: where the next one begins.
 func (p Plan) End() int64 {
 	if n := len(p.Batches); n > 0 {

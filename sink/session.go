@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// planAhead is how many batches of a lane are planned at most, so that one commit serves several requests.
-	planAhead = 8
+	// planAheadMin is how many batches of a lane are planned ahead at least, so that one commit serves several requests.
+	planAheadMin = 8
 	// The group's times. A commit in flight (commitTimeout) must fit into the rebalance timeout.
 	sessionTimeout    = 10 * time.Second
 	heartbeatInterval = 2 * time.Second
@@ -57,10 +57,9 @@ type session struct {
 	producer  *kgo.Client // of dead letters
 	reader    *reader
 	committer *committer
-	slots     chan struct{} // one a request in flight
 	tasks     chan func()   // run by the loop
 	ended     chan struct{} // closed when the loop takes no tasks any more
-	draining  chan struct{} // closed when the stop has begun: no batch is begun, no attempt made again
+	draining  chan struct{} // closed when the stop has begun: dead letters that cannot be written are not tried again
 	ctx       context.Context
 	work      sync.WaitGroup
 
@@ -74,11 +73,24 @@ type session struct {
 	revoking     []chan struct{}
 	commitNotice time.Time // after a refusal that concerns all lanes: when to commit again; zero: at once
 	active       int       // batches that a goroutine works on
-	joined       bool
-	stopping     bool
-	err          error // why the loop ends; nil while it runs
+	underway     int       // requests in flight, which are some of them
+	endpoint     *endpointState
+	// ready are the lanes with a batch to send, each once; a request that ends lets the first send one, which then goes to
+	// the end: so that a deep backlog starves nobody.
+	ready    []*lane
+	wake     *time.Timer // for ready lanes, when pace or breaker lets them send
+	joined   bool
+	stopping bool
+	err      error // why the loop ends; nil while it runs
 	// failures counts the errors of a partition's fetches since it was last read.
 	failures map[laneKey]int
+}
+
+// endpointState is what the sink knows of its endpoint, in whatever session it learnt it. It belongs to the loop.
+type endpointState struct {
+	breaker Breaker
+	pace    pacer
+	body    bodyLimit
 }
 
 // A lane is one partition of one event topic while this member owns it: one assignment. A partition that is assigned
@@ -94,21 +106,25 @@ type lane struct {
 	// reading: what the reader brings belongs to this lane, and not to one of the same partition before it.
 	reading bool
 	paused  bool
-	held    int // bytes, as told to the metrics
+	ready   bool // it is among the session's ready lanes
+	held    int  // bytes, as told to the metrics
+	// failures are attempts in a row that failed, whichever batch's.
+	failures int
 	// commitAfter is when the lane may commit again, after a refusal that concerns it alone; zero: at once.
 	commitAfter time.Time
 	dead        bool
 }
 
-func runSession(ctx context.Context, cfg Config, deps Deps, log *slog.Logger, m *metrics, t *Transport) error {
+func runSession(ctx context.Context, cfg Config, deps Deps, log *slog.Logger, m *metrics, t *Transport, e *endpointState) error {
 	sessionCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer cancel(errStopped)
 	s := &session{
 		cfg: cfg, deps: deps, log: log, metrics: m, transport: t,
-		slots: make(chan struct{}, cfg.MaxInFlight),
-		tasks: make(chan func()), ended: make(chan struct{}), draining: make(chan struct{}),
+		endpoint: e, tasks: make(chan func()), ended: make(chan struct{}), draining: make(chan struct{}),
 		ctx: sessionCtx, lanes: make(map[laneKey]*lane), want: make(map[*lane]struct{}), failures: make(map[laneKey]int),
 	}
+	s.wake = time.AfterFunc(time.Hour, func() { s.post(func() {}) }) // a turn of the loop dispatches
+	defer s.wake.Stop()
 	s.topics = eventTopics(cfg.Events, deps.Topics)
 	topics := slices.Sorted(maps.Keys(s.topics))
 	// The member outlives the session's work: it leaves the group when nothing is sent any more.
@@ -215,6 +231,7 @@ func (s *session) run(ctx context.Context) error {
 		case <-deadline:
 			return nil
 		}
+		s.dispatch()
 		s.commit()
 		if s.stopping && s.active == 0 && s.committing == nil && len(s.want) == 0 {
 			return nil
@@ -270,6 +287,7 @@ func (s *session) drop(key laneKey) {
 	}
 	delete(s.lanes, key)
 	delete(s.want, l)
+	s.ready = slices.DeleteFunc(s.ready, func(other *lane) bool { return other == l })
 	l.dead = true
 	l.timer.Stop()
 	l.cancel(errRevoked)
@@ -340,10 +358,22 @@ func (s *session) loaded(l *lane, r resumption) {
 		s.metrics.truncated.Inc()
 		log.Error("the log ends before what was planned: the brokers have lost events")
 	}
-	l.core = NewLane(LaneConfig{
-		BatchMax: s.cfg.BatchMax, BatchBytes: s.cfg.BatchBytes, FlushInterval: s.cfg.FlushInterval, PlanAhead: planAhead,
-	}, r.plan, r.fresh, r.changed, time.Now())
+	l.core = NewLane(s.laneConfig(l.event), r.plan, r.fresh, r.changed, time.Now())
 	s.advance(l)
+}
+
+// laneConfig are the settings of an event's lanes.
+func (s *session) laneConfig(event schemas.Event) LaneConfig {
+	c := LaneConfig{
+		BatchMax: s.cfg.BatchMax, BatchBytes: s.cfg.BatchBytes, FlushInterval: s.cfg.FlushInterval, InFlight: max(1, s.cfg.LaneInFlight),
+		UIDs: uidsOf(event),
+	}
+	// As many again as may be under way: their plans are committed while those are.
+	c.PlanAhead = max(planAheadMin, 2*c.InFlight)
+	if event == schemas.EventOffline && s.cfg.OfflineObject {
+		c.BatchMax = 1
+	}
+	return c
 }
 
 // read begins to read lanes that have become readable.
@@ -362,22 +392,18 @@ func (s *session) advance(l *lane) {
 	now := time.Now()
 	var again time.Time
 	if !s.stopping {
+		l.core.LimitBytes(s.endpoint.body.at(now))
 		again = l.core.Cut(now)
 	}
 	if due := l.core.CommitDue(now); !due.IsZero() {
-		switch {
-		case s.stopping || !due.After(now):
+		if s.stopping || !due.After(now) {
 			s.want[l] = struct{}{}
-		case again.IsZero() || due.Before(again):
-			again = due
+		} else {
+			again = earlier(again, due)
 		}
 	}
 	if !s.stopping {
-		for b := l.core.Next(); b != nil; b = l.core.Next() {
-			s.active++
-			id, topicID := l.core.ID(l.partition, b), l.core.TopicID()
-			s.work.Go(func() { s.deliver(l, b, id, topicID) })
-		}
+		again = earlier(again, s.begin(l, now))
 	}
 	s.hold(l, l.core.Bytes())
 	if full := l.core.Full(); full != l.paused {

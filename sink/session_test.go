@@ -22,14 +22,14 @@ func bareSession(t *testing.T) (*session, *lane) {
 		t.Fatal(err)
 	}
 	s := &session{
-		ctx: t.Context(),
+		ctx: t.Context(), endpoint: &endpointState{body: bodyLimit{configured: 1 << 20}},
 		log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry(), "x"), member: member,
 		lanes: make(map[laneKey]*lane), want: make(map[*lane]struct{}), failures: make(map[laneKey]int), ended: make(chan struct{}), draining: make(chan struct{}), tasks: make(chan func()),
 	}
 	s.reader = &reader{s: s, cancel: func() {}}
 	l := &lane{laneKey: laneKey{"t", 1}, timer: time.NewTimer(time.Hour)}
 	l.ctx, l.cancel = context.WithCancelCause(t.Context())
-	l.core = NewLane(LaneConfig{BatchMax: 1, BatchBytes: 100, PlanAhead: 8}, Plan{TopicID: testTopic}, true, false, epoch)
+	l.core = NewLane(LaneConfig{InFlight: 1, UIDs: oneUID, BatchMax: 1, BatchBytes: 100, PlanAhead: 8}, Plan{TopicID: testTopic}, true, false, epoch)
 	s.lanes[l.laneKey] = l
 	t.Cleanup(func() { close(s.ended); member.Close(); l.timer.Stop() })
 	return s, l

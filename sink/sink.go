@@ -2,6 +2,8 @@ package sink
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,13 +25,17 @@ const DefaultName = "default"
 
 // Config are the settings of one sink: one endpoint.
 type Config struct {
-	Name          string          // OFFHOOK_SINK_NAME; the group is <prefix>.sink.<name>
-	Start         Start           // OFFHOOK_SINK_START; the zero Start: not set
-	Prefix        string          // OFFHOOK_TOPIC_PREFIX
-	URL           *url.URL        // http or https
-	Events        []schemas.Event // at least one
-	Secrets       [][]byte        // newest first; none: requests are not signed
-	Headers       http.Header     // beside those of the contract; nil: none
+	Name        string          // OFFHOOK_SINK_NAME; the group is <prefix>.sink.<name>
+	Start       Start           // OFFHOOK_SINK_START; the zero Start: not set
+	Prefix      string          // OFFHOOK_TOPIC_PREFIX
+	URL         *url.URL        // http or https
+	Events      []schemas.Event // at least one
+	Credentials                 // what requests carry
+	// Current gives what requests carry from now on, where that changes; nil: it never does. It is asked for each request,
+	// from many goroutines. What it has given is never changed.
+	Current func() *Credentials
+	// Proxy is asked for each connection; nil, or a nil URL: none.
+	Proxy         func(*http.Request) (*url.URL, error)
 	FlushInterval time.Duration
 	BatchMax      int  // events
 	BatchBytes    int  // bytes
@@ -43,6 +49,15 @@ type Config struct {
 	MaxRecordBytes int
 	// ShutdownTimeout is how long a stop waits for requests under way.
 	ShutdownTimeout time.Duration
+}
+
+// Credentials are what an endpoint knows offhook by, and offhook an endpoint. The zero value: requests that are not signed, the
+// system's authorities.
+type Credentials struct {
+	Secrets     [][]byte         // newest first; none: requests are not signed
+	Headers     http.Header      // beside those of the contract; nil: none
+	Certificate *tls.Certificate // the client's; nil: none
+	Roots       *x509.CertPool   // the authorities of the endpoint's certificate; nil: the system's
 }
 
 // Deps are what a sink works with.
@@ -121,9 +136,10 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 			return err
 		}
 	}
+	endpoint := &endpointState{pace: newPacer(cfg.Rate), body: bodyLimit{configured: cfg.BatchBytes}}
 	for failures := 0; ; failures++ {
 		began := time.Now()
-		err := runSession(ctx, cfg, deps, log, metrics, transport)
+		err := runSession(ctx, cfg, deps, log, metrics, transport, endpoint)
 		deps.Stage.SetReady(false)
 		restart, ok := errors.AsType[*errRestart](err)
 		if !ok {

@@ -47,7 +47,8 @@ type endpoint struct {
 	inFlight atomic.Int32
 	most     atomic.Int32
 	answer   func(n int, r *http.Request) int
-	taken    chan struct{} // a token for each new id
+	reply    func(w http.ResponseWriter, r *http.Request, body string) int // in the place of answer
+	taken    chan struct{}                                                 // a token for each new id
 }
 
 func newEndpoint(t testing.TB, answer func(n int, r *http.Request) int) *endpoint {
@@ -66,7 +67,10 @@ func newEndpoint(t testing.TB, answer func(n int, r *http.Request) int) *endpoin
 		n := e.requests
 		e.mu.Unlock()
 		status := http.StatusOK
-		if e.answer != nil {
+		switch {
+		case e.reply != nil:
+			status = e.reply(w, r, string(body))
+		case e.answer != nil:
 			status = e.answer(n, r)
 		}
 		if status/100 == 2 {
@@ -180,7 +184,7 @@ func (f *fixture) config(e *endpoint) Config {
 	}
 	return Config{
 		Name: DefaultName, Prefix: f.Prefix, URL: u, Events: []schemas.Event{schemas.EventOnlineStatus}, FlushInterval: 20 * time.Millisecond,
-		BatchMax: 10, BatchBytes: 1 << 20, Timeout: 5 * time.Second, MaxInFlight: 64, MaxRecordBytes: 1 << 20, ShutdownTimeout: 5 * time.Second,
+		BatchMax: 10, BatchBytes: 1 << 20, Timeout: 5 * time.Second, MaxInFlight: 64, LaneInFlight: 8, MaxRecordBytes: 1 << 20, ShutdownTimeout: 5 * time.Second,
 	}
 }
 
@@ -295,8 +299,8 @@ func TestDelivers(t *testing.T) {
 	})
 }
 
-// TestOneInFlightPerLane: without leave to do more, a lane has one request under way.
-func TestOneInFlightPerLane(t *testing.T) {
+// TestOneInFlightPerUID: where all events share a uid, a lane has one request under way.
+func TestOneInFlightPerUID(t *testing.T) {
 	c := kafkatest.New(t)
 	f := newFixture(t, c)
 	f.produce(t, 60)
@@ -309,13 +313,13 @@ func TestOneInFlightPerLane(t *testing.T) {
 	}
 }
 
-// TestRetries: whatever else than 2xx is tried again, with the same id and body, in order.
+// TestRetries: what is neither 2xx nor refuses the content is tried again, with the same id and body, in order.
 func TestRetries(t *testing.T) {
 	c := kafkatest.New(t)
 	f := newFixture(t, c)
 	f.produce(t, 50)
 	e := newEndpoint(t, func(n int, _ *http.Request) int {
-		return []int{500, 200, 301, 200, 404, 200, 429, 200, 400, 200}[n%10]
+		return []int{500, 200, 301, 200, 404, 200, 429, 200, 408, 200}[n%10]
 	})
 	f.start(t, f.config(e))
 	kafkatest.Wait(t, 60*time.Second, "all events", func() bool { return e.arrived() == 50*testPartitions })

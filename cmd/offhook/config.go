@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/http"
+	"net/url"
 	"os"
 	"reflect"
 	"slices"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/offhook/offhook/internal/kafka"
 	"github.com/offhook/offhook/schemas"
+	"github.com/offhook/offhook/sink"
 )
 
 const (
@@ -31,12 +34,13 @@ const (
 	partCommon    part = ""
 	partProcessor part = "processor"
 	partSink      part = "sink"
-	partProcess   part = "process" // what any process has that runs until it is stopped
+	partProcess   part = "process"  // what any process has that runs until it is stopped
+	partOperator  part = "operator" // what of the sink's the operator's commands need: which group it is, and which topics
 )
 
 // settings are all variables of the environment. A field's tags say: its variable, without prefix (env); the default
 // (envDefault); for people, what it is (doc) and what the default is where that is no value (shown); a value that works
-// (example); the part of offhook that it belongs to (part), which alone reads it; that it must be set (required); that
+// (example); the part of offhook that it belongs to (part), and another (also), which alone read it; that it must be set (required); that
 // it is secret and may come from the file that the variable with _FILE names (secret); its bounds (min, max) or all that
 // it may be (oneof).
 type settings struct {
@@ -69,22 +73,32 @@ type settings struct {
 	SystemUIDs        uids        `env:"SYSTEM_UIDS" part:"processor" example:"system,notifier" doc:"uids that never are recipients, comma-separated"`
 	NotifyOrderBy     string      `env:"NOTIFY_ORDER_BY" envDefault:"from_uid" part:"processor" oneof:"from_uid,channel_id" example:"from_uid" doc:"from_uid or channel_id: msg.notify is in order for each"`
 
-	SinkName             sinkName      `env:"SINK_NAME" envDefault:"default" part:"sink" example:"default" doc:"one name an endpoint; its consumer group is <prefix>.sink.<name>"`
+	SinkName             sinkName      `env:"SINK_NAME" envDefault:"default" part:"sink" also:"operator" example:"default" doc:"one name an endpoint; its consumer group is <prefix>.sink.<name>"`
 	SinkStart            startPosition `env:"SINK_START" shown:"earliest for the sink default" part:"sink" example:"latest" doc:"where a sink without offsets begins: earliest, latest, or a time (RFC 3339 or Unix seconds); required for a new sink of another name"`
 	WebhookURL           webhookURL    `env:"WEBHOOK_URL" part:"sink" required:"true" secret:"true" example:"https://backend.example/hook" doc:"endpoint of the webhooks, http or https"`
-	WebhookEvents        events        `env:"WEBHOOK_EVENTS" shown:"all three" part:"sink" example:"user.onlinestatus,msg.offline" doc:"events to deliver: user.onlinestatus, msg.offline, msg.notify"`
+	WebhookEvents        events        `env:"WEBHOOK_EVENTS" shown:"all three" part:"sink" also:"operator" example:"user.onlinestatus,msg.offline" doc:"events to deliver: user.onlinestatus, msg.offline, msg.notify"`
 	WebhookSecrets       secrets       `env:"WEBHOOK_SECRETS" part:"sink" secret:"true" example:"whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3" doc:"whsec_…, comma-separated, newest first: each signs; none: requests are not signed"`
 	WebhookHeaders       headers       `env:"WEBHOOK_HEADERS" part:"sink" secret:"true" example:"Authorization: Bearer a-token" doc:"more request headers, Name: value, one a line"`
+	WebhookTLSCAFile     string        `env:"WEBHOOK_TLS_CA_FILE" part:"sink" shown:"the system's" example:"/etc/offhook/webhook-ca.pem" doc:"PEM file of the authorities that sign the endpoint's certificate; TLS is 1.2 at least"`
+	WebhookTLSCertFile   string        `env:"WEBHOOK_TLS_CERT_FILE" part:"sink" example:"/etc/offhook/webhook.pem" doc:"PEM file of the client certificate for the endpoint"`
+	WebhookTLSKeyFile    string        `env:"WEBHOOK_TLS_KEY_FILE" part:"sink" example:"/etc/offhook/webhook-key.pem" doc:"PEM file of its key"`
 	WebhookFlushInterval duration      `env:"WEBHOOK_FLUSH_INTERVAL" envDefault:"500ms" min:"1ms" max:"1m" part:"sink" example:"500ms" doc:"longest that an event waits for its batch to fill"`
 	WebhookBatchMax      count         `env:"WEBHOOK_BATCH_MAX" envDefault:"100" min:"1" max:"10000" part:"sink" example:"100" doc:"most events of a request"`
 	WebhookBatchBytes    size          `env:"WEBHOOK_BATCH_BYTES" envDefault:"1MiB" min:"1KiB" max:"64MiB" part:"sink" example:"1MiB" doc:"largest body, but for a single event that is larger"`
 	WebhookTimeout       duration      `env:"WEBHOOK_TIMEOUT" envDefault:"10s" min:"100ms" max:"10m" part:"sink" example:"10s" doc:"for one attempt, from the connection to the answer's last byte"`
 	WebhookMaxInFlight   count         `env:"WEBHOOK_MAX_IN_FLIGHT" envDefault:"64" min:"1" max:"10000" part:"sink" example:"64" doc:"most requests under way at once"`
+	WebhookLaneInFlight  count         `env:"WEBHOOK_LANE_IN_FLIGHT" envDefault:"8" min:"1" max:"1000" part:"sink" example:"8" doc:"most batches of one partition under way at once; none overtakes another that shares a uid with it"`
+	WebhookRate          count         `env:"WEBHOOK_RATE" envDefault:"0" min:"0" max:"1000000" part:"sink" example:"200" doc:"most requests a second of this process; 0: no limit"`
+	WebhookGiveUpAfter   duration      `env:"WEBHOOK_GIVE_UP_AFTER" envDefault:"0" min:"0s" max:"8760h" part:"sink" example:"72h" doc:"how long after its first attempt a batch that fails goes to the dead letters; 0: never"`
+	WebhookOfflineBody   string        `env:"WEBHOOK_OFFLINE_BODY" envDefault:"array" part:"sink" oneof:"array,object" example:"object" doc:"array or object: whether a msg.offline request has an array of events, or is one event"`
 
 	ShutdownTimeout duration   `env:"SHUTDOWN_TIMEOUT" envDefault:"25s" min:"1s" max:"1h" part:"process" example:"25s" doc:"how long a stop may take"`
 	OpsAddr         opsAddress `env:"OPS_ADDR" envDefault:":8080" part:"process" example:":8080" doc:"where /metrics, /livez and /readyz are served; off: nowhere"`
 	LogLevel        string     `env:"LOG_LEVEL" envDefault:"info" oneof:"debug,info,warn,error" example:"info" doc:"debug, info, warn or error"`
 	LogFormat       string     `env:"LOG_FORMAT" envDefault:"json" oneof:"json,text" example:"json" doc:"json or text"`
+
+	files map[string]string                     // by variable: the file that its value came from
+	proxy func(*http.Request) (*url.URL, error) // of the environment; nil: none
 }
 
 // variable is one field of settings and its tags.
@@ -96,6 +110,7 @@ type variable struct {
 	example   string
 	doc       string
 	part      part
+	also      part // partCommon: no other
 	required  bool
 	secret    bool
 	min, max  string
@@ -108,10 +123,13 @@ var variables = func() []variable {
 	var all []variable
 	for i, field := range reflect.VisibleFields(reflect.TypeFor[settings]()) {
 		tag := field.Tag
+		if tag.Get("env") == "" {
+			continue
+		}
 		v := variable{
 			field: i, fieldName: field.Name, name: variablePrefix + tag.Get("env"),
 			def: tag.Get("envDefault"), shown: tag.Get("shown"), example: tag.Get("example"), doc: tag.Get("doc"),
-			part: part(tag.Get("part")), required: tag.Get("required") != "", secret: tag.Get("secret") != "",
+			part: part(tag.Get("part")), also: part(tag.Get("also")), required: tag.Get("required") != "", secret: tag.Get("secret") != "",
 			min: tag.Get("min"), max: tag.Get("max"),
 		}
 		if oneof := tag.Get("oneof"); oneof != "" {
@@ -152,13 +170,14 @@ func newEnvironment(list []string) environment {
 func load(environ environment, parts ...part) (s settings, warnings []string, err error) {
 	values := make(environment)
 	named := make(map[string]string) // the variable that gave a value, by the one that takes it
+	files := make(map[string]string)
 	var known []string
 	for _, v := range variables {
 		known = append(known, v.name)
 		if v.secret {
 			known = append(known, v.name+fileSuffix)
 		}
-		if v.part != partCommon && !slices.Contains(parts, v.part) {
+		if v.part != partCommon && !slices.Contains(parts, v.part) && (v.also == partCommon || !slices.Contains(parts, v.also)) {
 			continue
 		}
 		named[v.name] = v.name
@@ -167,7 +186,7 @@ func load(environ environment, parts ...part) (s settings, warnings []string, er
 			if value != "" {
 				return settings{}, nil, v.problem(v.name, "is set, and so is "+v.name+fileSuffix+": only one may be")
 			}
-			named[v.name] = v.name + fileSuffix
+			named[v.name], files[v.name] = v.name+fileSuffix, file
 			if value, err = readSecret(file); err != nil {
 				return settings{}, nil, &settingsError{v.name + fileSuffix, "cannot be read: " + err.Error(), "the path of a file that holds the value"}
 			}
@@ -206,8 +225,14 @@ func load(environ environment, parts ...part) (s settings, warnings []string, er
 			return settings{}, nil, problem(v, text)
 		}
 	}
+	s.files = files
 	if name, text := s.inconsistent(parts); text != "" {
 		return settings{}, nil, problem(variables[slices.IndexFunc(variables, func(v variable) bool { return v.name == name })], text)
+	}
+	if slices.Contains(parts, partSink) {
+		if s.proxy, err = environ.proxy(s.WebhookURL.url()); err != nil {
+			return settings{}, nil, err
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(environ)) {
 		if strings.HasPrefix(name, variablePrefix) && !slices.Contains(known, name) && !strings.HasPrefix(name, variablePrefix+"TEST_") {
@@ -223,6 +248,11 @@ func readSecret(file string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return secretText(content)
+}
+
+// secretText is the value in a file's content.
+func secretText(content []byte) (string, error) {
 	text, cut := strings.CutSuffix(string(content), "\n")
 	if cut {
 		text = strings.TrimSuffix(text, "\r")
@@ -291,6 +321,11 @@ func (s *settings) inconsistent(parts []part) (name, text string) {
 	if _, err := (kafka.Config{TLS: bool(s.KafkaTLS), CertFile: s.KafkaTLSCertFile, KeyFile: s.KafkaTLSKeyFile}).TLSConfig(); err != nil {
 		return "OFFHOOK_KAFKA_TLS_CERT_FILE", "cannot be used, with OFFHOOK_KAFKA_TLS_KEY_FILE: " + rootCause(err)
 	}
+	if slices.Contains(parts, partSink) {
+		if name, text := s.inconsistentWebhookTLS(); text != "" {
+			return name, text
+		}
+	}
 	if slices.Contains(parts, partProcessor) {
 		owned := kafka.NewTopics(string(s.TopicPrefix)).All()
 		for _, topic := range s.ConnectionsTopic {
@@ -306,6 +341,30 @@ func (s *settings) inconsistent(parts []part) (name, text string) {
 				return "OFFHOOK_MESSAGES_TOPIC", "names " + quote(topic) + ", which offhook owns"
 			}
 		}
+	}
+	return "", ""
+}
+
+func (s *settings) inconsistentWebhookTLS() (name, text string) {
+	const ca, certificate, key = "OFFHOOK_WEBHOOK_TLS_CA_FILE", "OFFHOOK_WEBHOOK_TLS_CERT_FILE", "OFFHOOK_WEBHOOK_TLS_KEY_FILE"
+	for _, file := range []struct{ name, path string }{
+		{ca, s.WebhookTLSCAFile}, {certificate, s.WebhookTLSCertFile}, {key, s.WebhookTLSKeyFile},
+	} {
+		if file.path != "" && s.WebhookURL.url().Scheme != "https" {
+			return file.name, "is set, and OFFHOOK_WEBHOOK_URL is not https"
+		}
+	}
+	switch {
+	case s.WebhookTLSCertFile == "" && s.WebhookTLSKeyFile != "":
+		return certificate, "is required with " + key
+	case s.WebhookTLSCertFile != "" && s.WebhookTLSKeyFile == "":
+		return key, "is required with " + certificate
+	}
+	if err := readCredential(s.webhookRoots(), new(sink.Credentials)); err != nil {
+		return ca, "cannot be used: " + err.Error()
+	}
+	if err := readCredential(s.webhookCertificate(), new(sink.Credentials)); err != nil {
+		return certificate, "cannot be used, with " + key + ": " + err.Error()
 	}
 	return "", ""
 }
@@ -338,6 +397,27 @@ func (s *settings) spec() kafka.Spec {
 		Topics: kafka.NewTopics(string(s.TopicPrefix)), Create: bool(s.CreateTopics), Partitions: int32(s.Partitions),
 		ReplicationFactor: int16(s.ReplicationFactor), EventRetention: time.Duration(s.EventRetention), MaxRecordBytes: int(s.MaxRecordBytes),
 	}
+}
+
+// sinkConfig is what a sink, and whatever else sends with its settings, works by. Files are read once; see
+// [settings.credentials] for more.
+func (s *settings) sinkConfig() (sink.Config, error) {
+	start, err := sink.ParseStart(string(s.SinkStart))
+	if err != nil {
+		return sink.Config{}, fmt.Errorf("OFFHOOK_SINK_START %w", err)
+	}
+	c, err := s.credentials(slog.New(slog.DiscardHandler))
+	if err != nil {
+		return sink.Config{}, err
+	}
+	return sink.Config{
+		Name: string(s.SinkName), Start: start, Prefix: string(s.TopicPrefix), URL: s.WebhookURL.url(), Events: s.webhookEvents(),
+		Credentials: *c.current.Load(), Proxy: s.proxy, FlushInterval: time.Duration(s.WebhookFlushInterval),
+		BatchMax: int(s.WebhookBatchMax), BatchBytes: int(s.WebhookBatchBytes), OfflineObject: s.WebhookOfflineBody == "object",
+		Timeout: time.Duration(s.WebhookTimeout), MaxInFlight: int(s.WebhookMaxInFlight), LaneInFlight: int(s.WebhookLaneInFlight),
+		Rate: int(s.WebhookRate), GiveUpAfter: time.Duration(s.WebhookGiveUpAfter), MaxRecordBytes: int(s.MaxRecordBytes),
+		ShutdownTimeout: time.Duration(s.ShutdownTimeout),
+	}, nil
 }
 
 // webhookEvents are the events to deliver.

@@ -30,16 +30,17 @@ func main() {
 
 // commandLine is all that offhook can be told to do.
 type commandLine struct {
-	Run       runCommand       `cmd:"" help:"Run processor and sink in one process."`
-	Processor processorCommand `cmd:"" help:"Run the processor: input topics to event topics."`
-	Sink      sinkCommand      `cmd:"" help:"Run a sink: event topics to one endpoint."`
-	Demo      demoCommand      `cmd:"" help:"Run everything in one process, with an embedded broker, simulated traffic and a receiver. Ignores the environment."`
-	Simulate  simulateCommand  `cmd:"" help:"Write the traffic of an invented messaging system into the input topics."`
-	Receive   receiveCommand   `cmd:"" help:"Receive webhooks and check signatures, order, repeats and, with a truth, what was lost."`
-	Topics    topicsCommand    `cmd:"" help:"Create or check the topics that offhook owns."`
-	Schemas   schemasCommand   `cmd:"" help:"Print the JSON Schema of an input record, a webhook body or a dead letter."`
-	Version   versionCommand   `cmd:"" help:"Print the version."`
-	Help      helpCommand      `cmd:"" help:"Print help on the settings."`
+	Run         runCommand         `cmd:"" help:"Run processor and sink in one process."`
+	Processor   processorCommand   `cmd:"" help:"Run the processor: input topics to event topics."`
+	Sink        sinkCommand        `cmd:"" help:"Run a sink: event topics to one endpoint."`
+	Demo        demoCommand        `cmd:"" help:"Run everything in one process, with an embedded broker, simulated traffic and a receiver. Ignores the environment."`
+	Simulate    simulateCommand    `cmd:"" help:"Write the traffic of an invented messaging system into the input topics."`
+	Receive     receiveCommand     `cmd:"" help:"Receive webhooks and check signatures, order, repeats and, with a truth, what was lost."`
+	Topics      topicsCommand      `cmd:"" help:"Create or check the topics that offhook owns."`
+	DeadLetters deadLettersCommand `cmd:"" help:"List, show and replay what could not be used or delivered."`
+	Schemas     schemasCommand     `cmd:"" help:"Print the JSON Schema of an input record, a webhook body or a dead letter."`
+	Version     versionCommand     `cmd:"" help:"Print the version."`
+	Help        helpCommand        `cmd:"" help:"Print help on the settings."`
 }
 
 // call is one invocation.
@@ -67,6 +68,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 			code = int(c)
 		}
 	}()
+	muteStandardLog()
 	var line commandLine
 	parser, err := kong.New(&line,
 		kong.Name("offhook"),

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	stdlog "log" //nolint:depguard // to silence it
 	"log/slog"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -96,16 +96,21 @@ func (s *settings) runPresence(ctx context.Context, d stageDeps) error {
 }
 
 func (s *settings) runSink(ctx context.Context, d stageDeps) error {
-	start, err := sink.ParseStart(string(s.SinkStart))
+	cfg, err := s.sinkConfig()
 	if err != nil {
-		return fmt.Errorf("OFFHOOK_SINK_START %w", err)
+		return err
 	}
-	return sink.Run(ctx, sink.Config{
-		Name: string(s.SinkName), Start: start, Prefix: string(s.TopicPrefix), URL: s.WebhookURL.url(), Events: s.webhookEvents(),
-		Secrets: s.WebhookSecrets, Headers: http.Header(s.WebhookHeaders), FlushInterval: time.Duration(s.WebhookFlushInterval),
-		BatchMax: int(s.WebhookBatchMax), BatchBytes: int(s.WebhookBatchBytes), Timeout: time.Duration(s.WebhookTimeout),
-		MaxInFlight: int(s.WebhookMaxInFlight), MaxRecordBytes: int(s.MaxRecordBytes), ShutdownTimeout: time.Duration(s.ShutdownTimeout),
-	}, sink.Deps{Kafka: d.kafka, Topics: d.topics, Owned: d.owned, Log: d.log, Registerer: d.registerer, Stage: d.stage})
+	credentials, err := s.credentials(d.log)
+	if err != nil {
+		return err
+	}
+	cfg.Current = credentials.current.Load
+	ctx, stop := context.WithCancel(ctx)
+	var polling sync.WaitGroup
+	polling.Go(func() { credentials.poll(ctx) })
+	defer polling.Wait()
+	defer stop()
+	return sink.Run(ctx, cfg, sink.Deps{Kafka: d.kafka, Topics: d.topics, Owned: d.owned, Log: d.log, Registerer: d.registerer, Stage: d.stage})
 }
 
 // limitMemory makes the Go runtime heed the container's memory limit.
@@ -225,6 +230,11 @@ func serveParts(c *call, parts ...part) error {
 	limitMemory(log)
 	return newService(s, log, parts...).serve(c.ctx)
 }
+
+// muteStandardLog keeps what net/http says of a peer out of the log: it quotes what the peer has sent ("Unsolicited response
+// received on idle HTTP channel starting with …"), and that may be a request of ours, with its secrets. Our own servers have
+// loggers of their own.
+func muteStandardLog() { stdlog.SetOutput(io.Discard) }
 
 // line writes a line, for people; one that cannot be written stops nothing.
 func line(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format+"\n", args...) }
