@@ -10,7 +10,9 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,6 +35,10 @@ type endpoint struct {
 	held     map[schemas.Event]*hold
 	requests []taken
 	refused  int
+	screened func(r taken) int // see screen
+
+	player atomic.Pointer[receiver.Player] // plays scenarios before all else; nil: none
+	played []*receiver.Player              // those before it; the test's own goroutine alone knows them
 }
 
 // taken is a request that was taken.
@@ -69,17 +75,25 @@ func newEndpoint(t *testing.T, secrets ...[]byte) *endpoint {
 	return e
 }
 
-// open listens, after the first time on the same port as before.
-func (e *endpoint) open() {
+// open listens, after the first time on the same port as before, and is down as the scenarios of that name say.
+func (e *endpoint) open(scenarios ...receiver.Scenario) {
 	e.t.Helper()
 	var listener net.Listener
 	kafkatest.Wait(e.t, 10*time.Second, "port "+e.addr, func() (ok bool) {
 		var err error
-		listener, err = net.Listen("tcp", e.addr)
+		listener, err = receiver.Listen(context.Background(), e.addr, scenarios...)
 		return err == nil
 	})
 	e.addr = listener.Addr().String()
-	server := &http.Server{Handler: e, ErrorLog: log.New(io.Discard, "", 0)}
+	// The player is outermost: it cuts a connection by a panic, and no lock may be held around that.
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if p := e.player.Load(); p != nil {
+			p.ServeHTTP(w, r)
+			return
+		}
+		e.ServeHTTP(w, r)
+	})
+	server := &http.Server{Handler: handler, ErrorLog: log.New(io.Discard, "", 0)}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
@@ -103,11 +117,40 @@ func (e *endpoint) close() {
 
 func (e *endpoint) url() string { return "http://" + e.addr + "/hook" }
 
+// play has the endpoint misbehave from now on as the scenarios say; none: it does no more.
+func (e *endpoint) play(scenarios ...string) {
+	e.t.Helper()
+	parsed := make([]receiver.Scenario, len(scenarios))
+	down := false
+	for i, text := range scenarios {
+		var err error
+		if parsed[i], err = receiver.ParseScenario(text); err != nil {
+			e.t.Fatal(err)
+		}
+		down = down || strings.HasPrefix(text, "down:")
+	}
+	if player := e.player.Swap(receiver.Play(e, 1, parsed...)); player != nil {
+		e.played = append(e.played, player)
+	}
+	if down { // the listener plays that one
+		e.close()
+		e.open(parsed...)
+	}
+}
+
 // answers makes the endpoint answer as f says; 0 takes the request, nil takes all.
 func (e *endpoint) answers(f func(event schemas.Event) int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.answer = f
+}
+
+// screen has f see each request before it is taken. It may wait, and is called by several goroutines at once; 0 lets the request
+// through, another status refuses it. nil: no screen.
+func (e *endpoint) screen(f func(r taken) int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.screened = f
 }
 
 // hold keeps the next request of an event from its answer until release is closed; it is taken all the same.
@@ -126,7 +169,19 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return // the sender is gone
 	}
 	event := schemas.Event(r.URL.Query().Get("event"))
+	request := taken{event: event, id: r.Header.Get("webhook-id"), query: r.URL.RawQuery, header: r.Header.Clone(), body: body}
 	e.mu.Lock()
+	if screen := e.screened; screen != nil {
+		e.mu.Unlock()
+		status := screen(request)
+		e.mu.Lock()
+		if status != 0 {
+			e.refused++
+			e.mu.Unlock()
+			w.WriteHeader(status)
+			return
+		}
+	}
 	if e.answer != nil {
 		if status := e.answer(event); status != 0 && status/100 != 2 {
 			e.refused++
@@ -139,7 +194,7 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	buffered := &answer{header: make(http.Header), status: http.StatusOK}
 	// Under the lock, so that both keep the requests in one order.
 	e.receiver.ServeHTTP(buffered, r)
-	e.requests = append(e.requests, taken{event: event, id: r.Header.Get("webhook-id"), query: r.URL.RawQuery, header: r.Header.Clone(), body: body})
+	e.requests = append(e.requests, request)
 	h := e.held[event]
 	delete(e.held, event)
 	e.mu.Unlock()
@@ -241,6 +296,11 @@ func (e *endpoint) settle(t *truth.Truth, timeout, quiet time.Duration) receiver
 		}
 	}
 	s := e.receiver.Summary(t)
+	for _, p := range append(e.played, e.player.Load()) {
+		if p != nil {
+			s = p.Add(s)
+		}
+	}
 	if raw, err := json.Marshal(s); err != nil {
 		e.t.Errorf("encode the summary: %v", err)
 	} else if s.Wrong() {

@@ -199,6 +199,18 @@ type Message struct {
 	m                    message
 }
 
+// Doubt says of a message that nobody knows whether it arrives, as of one that an endpoint refuses. It returns false where there
+// is no such message.
+func (t *Truth) Doubt(clientMsgNo string) bool {
+	for i := range t.messages {
+		if t.clientMsgNo(t.messages[i]) == clientMsgNo {
+			t.messages[i].doubt = true
+			return true
+		}
+	}
+	return false
+}
+
 // Messages yields all messages, in the order of their acknowledgement.
 func (t *Truth) Messages() iter.Seq[Message] {
 	return func(yield func(Message) bool) {
