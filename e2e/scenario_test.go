@@ -112,7 +112,9 @@ func TestScenarios(t *testing.T) {
 				// In the end the traffic goes on, so that what follows on a failure is seen too.
 				n := len(e.items(schemas.EventNotify))
 				e.waitItems(schemas.EventNotify, n+60, drainTimeout)
-				e.settle(traffic.stop(), drainTimeout, s.quiet())
+				if summary := e.settle(traffic.stop(), drainTimeout, s.quiet()); summary.TooEarly > 0 {
+					t.Errorf("%d requests came again before the time that Retry-After named", summary.TooEarly)
+				}
 
 				var dead []string
 				for _, letter := range s.letters() {
