@@ -133,7 +133,7 @@ func missing(requests, others []taken) []taken {
 
 // TestZombie stops a sink with SIGSTOP for longer than its session, with requests under way, one of which the endpoint refuses.
 // Another takes over and finishes the work; then the first wakes up, finds its answers and goes on with what it had planned: with
-// requests that are known, and without a word in what was planned since.
+// requests that are known, and with no say in what was planned since.
 func TestZombie(t *testing.T) {
 	t.Parallel()
 	kafkatest.Each(t, func(t *testing.T, c *kafkatest.Cluster) {
@@ -213,6 +213,7 @@ func TestZombie(t *testing.T) {
 				t.Errorf("a late request has the id %s, which nobody has seen before", r.id)
 			}
 		}
+		// None, where it hears from its group before it reads the answers.
 		t.Logf("%d requests came when the zombie was awake", len(late))
 		letters := s.letters()
 		if len(letters) != 1 || !bad.in(letters[0].Value) {
