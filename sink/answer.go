@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"errors"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -71,6 +72,9 @@ func (a Answer) String() string {
 	if a.Status != 0 {
 		return "the endpoint answered " + strconv.Itoa(a.Status)
 	}
+	if a.Err == nil {
+		return string(a.Failure)
+	}
 	return string(a.Failure) + ": " + a.Err.Error()
 }
 
@@ -84,7 +88,11 @@ const retryAfterMax = 5 * time.Minute
 // minutes. 0: none, or one that cannot be read.
 func RetryAfter(header string, now time.Time) time.Duration {
 	header = strings.TrimSpace(header)
-	if seconds, err := strconv.ParseUint(header, 10, 64); err == nil {
+	seconds, err := strconv.ParseUint(header, 10, 64)
+	if errors.Is(err, strconv.ErrRange) {
+		return retryAfterMax
+	}
+	if err == nil {
 		return time.Duration(min(seconds, uint64(retryAfterMax/time.Second))) * time.Second
 	}
 	at, err := http.ParseTime(header)

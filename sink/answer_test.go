@@ -46,7 +46,7 @@ func TestRetryAfter(t *testing.T) {
 		"300":                  5 * time.Minute,
 		"86400":                5 * time.Minute,
 		"18446744073709551615": 5 * time.Minute,
-		"99999999999999999999": 0,
+		"99999999999999999999": 5 * time.Minute,
 		"-5":                   0,
 		"1.5":                  0,
 		"soon":                 0,

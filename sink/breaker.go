@@ -26,7 +26,7 @@ type Breaker struct {
 	several   bool       // the row has failures of several batches
 	probes    int        // that failed since it opened
 	next      time.Time  // while open: when a lane that has failed may probe
-	holdUntil time.Time  // while open: what the endpoint asked for by Retry-After
+	holdUntil time.Time  // the latest that the endpoint asked for by Retry-After in the row; it holds while open
 	failed    map[laneKey]struct{}
 }
 
@@ -65,9 +65,9 @@ func (b *Breaker) Failure(key attemptKey, underway int, retryAfter time.Duration
 			b.probes++
 			b.next = now.Add(min(RetryDelay(b.probes, random), breakerCap))
 		}
-		if retryAfter > 0 {
-			b.holdUntil = now.Add(retryAfter)
-		}
+	}
+	if at := now.Add(retryAfter); retryAfter > 0 && at.After(b.holdUntil) {
+		b.holdUntil = at
 	}
 	return opened
 }

@@ -24,6 +24,9 @@ func uidsOf(event schemas.Event) func([]uint64, *Record) []uint64 {
 	}
 }
 
+// refusedMany is how many events in a row may be refused before the log asks whether the endpoint is wrong.
+const refusedMany = 16
+
 // begin begins to write a lane's dead batches to the dead letters, and has the lane wait for its turn where it has one to
 // send. again is when to ask again if nothing else happens; zero: never.
 func (s *session) begin(l *lane, now time.Time) (again time.Time) {
@@ -144,6 +147,7 @@ func (s *session) answered(l *lane, b *Batch, id string, answer Answer, err erro
 		if answer.Verdict == VerdictDelivered {
 			n := len(b.Records)
 			l.core.Done(b, now)
+			s.endpoint.refused = 0
 			s.metrics.done(l.event, "delivered", n)
 		} else {
 			s.refuse(l, b, id, answer, now)
@@ -176,6 +180,10 @@ func (s *session) refuse(l *lane, b *Batch, id string, answer Answer, now time.T
 		}
 	} else {
 		log.Warn("the endpoint refuses an event: it goes to the dead letters")
+		s.endpoint.refused++
+		if n := s.endpoint.refused; n >= refusedMany && n&(n-1) == 0 { // at 16, 32, 64, …
+			s.log.Error("the endpoint refuses every event, and all go to the dead letters: if that is its settings' fault, stop this sink, mend them, and replay the dead letters", "events", n, "status", answer.Status)
+		}
 	}
 	l.core.Refuse(b, answer.Status, now)
 }
@@ -197,12 +205,12 @@ func (s *session) failed(l *lane, b *Batch, id string, answer Answer, now time.T
 		}
 		delay = min(delay, left) // the last attempt is made when the time is over, and not a backoff later
 	}
-	delay = max(delay, answer.RetryAfter)
+	log = log.With("delay", max(delay, answer.RetryAfter))
 	if n := l.failures; n&(n-1) == 0 { // at 1, 2, 4, …
 		if answer.Verdict == VerdictEndpoint {
-			log.Warn("the endpoint or its settings are wrong, not the events: they are kept and tried again until that is mended", "delay", delay)
+			log.Warn("the endpoint or its settings are wrong, not the events: they are kept and tried again until that is mended")
 		} else {
-			log.Warn("a batch was not delivered: it is tried again", "delay", delay)
+			log.Warn("a batch was not delivered: it is tried again")
 		}
 	}
 	l.core.Retry(b, answer, delay, now)

@@ -61,7 +61,8 @@ type Batch struct {
 	// itself: what the time to give up counts from. zero: none did.
 	trying    time.Time
 	tries     int       // attempts of this owner that failed: what the backoff counts
-	notBefore time.Time // not sent before; zero: at once
+	notBefore time.Time // the backoff's end; zero: none
+	askedFor  time.Time // not sent before, as the endpoint asked by Retry-After; zero: it did not
 
 	unit     *unit
 	complete bool // all records of [First, Last] that exist are in Records
@@ -312,7 +313,13 @@ func (l *Lane) end() int64 {
 // roomForOne reports whether the plan's text has room for one batch's end more.
 func (l *Lane) roomForOne() bool {
 	const entry = 20 // an int64's digits and a comma
-	return len(l.plan().Metadata())+entry <= metadataMax-metadataRoom
+	marks := markMax // each batch may be dead one day
+	for _, b := range l.batches {
+		if !b.Dead.Is() {
+			marks += markMax
+		}
+	}
+	return len(l.plan().Metadata())+entry+marks <= metadataMax-metadataRoom
 }
 
 // plan is what the lane would have committed now.
@@ -350,6 +357,13 @@ func earlier(a, b time.Time) time.Time {
 		return b
 	}
 	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // Propose is the plan to commit. Until Committed or Refused answers it, nothing else is proposed.
@@ -434,8 +448,8 @@ func (l *Lane) Next(now time.Time) (b *Batch, again time.Time) {
 		if b.state != batchWaiting || !b.complete || !b.planned || unit.blockers > 0 || !unit.started && l.started >= l.cfg.InFlight {
 			continue
 		}
-		if b.notBefore.After(now) {
-			again = earlier(again, b.notBefore)
+		if due := later(b.notBefore, b.askedFor); due.After(now) {
+			again = earlier(again, due)
 			continue
 		}
 		return b, time.Time{}
@@ -453,11 +467,14 @@ func (l *Lane) Begin(b *Batch) {
 }
 
 // Retry says that an attempt to send b failed with answer, whose verdict is VerdictRetry or VerdictEndpoint, and is to be
-// made again after delay.
+// made again after delay, and not before the time that the endpoint asks for.
 func (l *Lane) Retry(b *Batch, answer Answer, delay time.Duration, now time.Time) {
 	b.state = batchWaiting
 	b.tries++
-	b.notBefore = now.Add(delay)
+	b.notBefore, b.askedFor = now.Add(delay), time.Time{}
+	if answer.RetryAfter > 0 {
+		b.askedFor = now.Add(answer.RetryAfter)
+	}
 	b.Attempts++
 	b.answer, b.lastFailed = answer.Code(), now
 	if b.Failing.IsZero() {
@@ -491,7 +508,7 @@ func (l *Lane) troubled(now time.Time) {
 	}
 }
 
-// EndBackoff has all batches that wait after a failure be sent again at once.
+// EndBackoff has all batches that wait after a failure be sent again at once, but for those of which the endpoint said when.
 func (l *Lane) EndBackoff() {
 	for _, b := range l.batches {
 		b.notBefore = time.Time{}
@@ -517,7 +534,7 @@ func (l *Lane) GiveUp(b *Batch, status int, now time.Time) {
 }
 
 func (l *Lane) kill(b *Batch, dead Dead, now time.Time) {
-	b.state, b.Dead, b.planned, b.notBefore = batchWaiting, dead, false, time.Time{}
+	b.state, b.Dead, b.planned, b.notBefore, b.askedFor = batchWaiting, dead, false, time.Time{}, time.Time{}
 	if b == l.batches[0] {
 		l.tell = time.Time{}
 	}

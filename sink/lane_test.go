@@ -210,7 +210,7 @@ func TestLaneMetadataBound(t *testing.T) {
 		l.Read(testRecord(10+i*1_000_000, 5, epoch))
 	}
 	l.Cut(epoch)
-	if n := len(l.Propose().Metadata()); n > metadataMax-metadataRoom || n < metadataMax-2*metadataRoom {
+	if n := len(l.Propose().Metadata()); n > metadataMax-metadataRoom || n < metadataMax/2 {
 		t.Errorf("the plan has %d bytes", n)
 	}
 	before := len(l.batches)
@@ -754,5 +754,51 @@ func TestLaneTrying(t *testing.T) {
 		if since := l.batches[0].Trying(); since.Equal(epoch) != want || since.IsZero() == want {
 			t.Errorf("after a restart with %s it is tried since %v", answer, since)
 		}
+	}
+}
+
+// TestLaneMarksFit: a plan has room for all its batches to be marked dead, and for its first to be halved down to single events that
+// are.
+func TestLaneMarksFit(t *testing.T) {
+	for _, length := range []int64{1, 100, 1_000_000} {
+		l := testLane(LaneConfig{InFlight: 2000, UIDs: func(hashes []uint64, _ *Record) []uint64 { return hashes }, BatchMax: 1, BatchBytes: 1 << 20, PlanAhead: 4000})
+		var held Plan
+		for i := range int64(4000) {
+			l.Read(testRecord(10+i*length, 5, epoch))
+		}
+		l.Cut(epoch.Add(time.Hour))
+		settle(l, &held, epoch)
+		var all []*Batch
+		for b := next(l); b != nil; b = next(l) {
+			all = append(all, b)
+		}
+		for _, b := range all {
+			if len(b.Records) > 1 || b == all[0] {
+				l.Retry(b, answered(503), 0, epoch)
+				continue
+			}
+			l.GiveUp(b, 503, epoch)
+		}
+		settle(l, &held, epoch)
+		if n := len(held.Metadata()); n > metadataMax || len(all) < 100 {
+			t.Errorf("distance %d: the plan of %d dead batches has %d bytes", length, len(all), n)
+		}
+	}
+}
+
+// TestLaneRetryAfter: the end of backoffs does not end what the endpoint asked for.
+func TestLaneRetryAfter(t *testing.T) {
+	l := testLane(LaneConfig{InFlight: 1, UIDs: byKey, BatchMax: 1, BatchBytes: 1 << 20, PlanAhead: 8, FlushInterval: time.Second})
+	fill(l, 1, nil)
+	b := next(l)
+	answer := answered(429)
+	answer.RetryAfter = 30 * time.Second
+	l.Retry(b, answer, time.Minute, epoch)
+	l.EndBackoff()
+	if b, again := l.Next(epoch.Add(29 * time.Second)); b != nil || !again.Equal(epoch.Add(30*time.Second)) {
+		t.Errorf("Next returned %+v and asks to come at %v", b, again)
+	}
+	if again, _ := l.Next(epoch.Add(30 * time.Second)); again != b {
+		t.Error("it is not tried again at the time that the endpoint named")
 	}
 }

@@ -254,7 +254,7 @@ func skipFirst(v view, now time.Time) (plan Plan, s Skipped, err error) {
 	}
 	dead := Dead{Reason: schemas.ReasonSkipped}
 	if t := s.Batch.Trouble; t != nil {
-		if status, err := strconv.Atoi(t.Answer); err == nil {
+		if status, err := strconv.Atoi(t.Answer); err == nil && status >= 100 && status <= 999 {
 			dead.Status = status
 		}
 	}

@@ -24,10 +24,13 @@ const (
 // metadataMax is the broker's default bound on an offset's metadata (offset.metadata.max.bytes), in bytes.
 const metadataMax = 4096
 
+// markMax is how many bytes a dead batch's mark has at most.
+const markMax = 4
+
 // metadataRoom is kept free of batches' ends, so that the first batch can be halved down to one event, marked dead, and
 // its trouble told: each of at most 20 halvings (a batch has fewer than 2^20 events) puts one entry of at most 10 bytes
-// more into the list, a mark has at most 4, and a Trouble at most 60.
-const metadataRoom = 20*10 + 4 + 60
+// and its mark more into the list, and a Trouble has at most 60.
+const metadataRoom = 20*(10+markMax) + 60
 
 // A Plan is what one committed offset says with its metadata: which batches begin at the offset. It is committed
 // before any of its batches is first sent, and so is each change of it, so that whoever owns the partition next
@@ -132,7 +135,7 @@ func (p Plan) Metadata() string {
 		b = strconv.AppendInt(b, batch.Last-end, 10)
 		if batch.Dead.Is() {
 			b = append(b, deadMarks[batch.Dead.Reason])
-			if batch.Dead.Status != 0 {
+			if s := batch.Dead.Status; s >= 100 && s <= 999 { // what the mark can say
 				b = strconv.AppendInt(b, int64(batch.Dead.Status), 10)
 			}
 		}
@@ -193,10 +196,8 @@ func ParsePlan(offset int64, metadata string) (p Plan, ours bool, err error) {
 		}
 	}
 	if len(fields) > 3 {
-		var ok bool
-		if p.Trouble, ok = parseTrouble(fields[3]); !ok {
-			return Plan{}, true, fmt.Errorf("read plan: no trouble in %q", metadata)
-		}
+		// It decides nothing that must not be guessed: one that cannot be read is none.
+		p.Trouble, _ = parseTrouble(fields[3])
 	}
 	return p, true, nil
 }
@@ -238,7 +239,10 @@ func parseTrouble(text string) (t Trouble, ok bool) {
 	last, err2 := strconv.ParseInt(parts[1], 10, 64)
 	attempts, err3 := strconv.ParseInt(parts[2], 10, 32)
 	t = Trouble{Since: since, Last: last, Attempts: int(attempts), Answer: parts[3]}
-	return t, err1 == nil && err2 == nil && err3 == nil && since >= 0 && last >= 0 && attempts > 0 && t.Answer != ""
+	if err1 != nil || err2 != nil || err3 != nil || since < 0 || last < 0 || attempts <= 0 || t.Answer == "" {
+		return Trouble{}, false
+	}
+	return t, true
 }
 
 // CutTo is the plan that is left when the log's start has passed the committed offset, by retention: batches wholly

@@ -45,7 +45,7 @@ func resume(committed *committedOffset, topicID [16]byte, logStart, logEnd, star
 	case plan.End() > logEnd:
 		// The offsets at the log's end are given out again, to other events: under the ids of the plan they would be
 		// other bodies.
-		plan = Plan{TopicID: topicID, Offset: max(min(plan.Offset, logEnd), logStart), Rewind: now}
+		plan = Plan{TopicID: topicID, Offset: max(min(plan.Offset, logEnd), logStart), Rewind: max(now, plan.Rewind+1)}
 		return resumption{plan: plan, changed: true, note: resumeTruncated}, nil
 	case plan.Offset < logStart:
 		cut, dropped := plan.CutTo(logStart)

@@ -91,6 +91,7 @@ type endpointState struct {
 	breaker Breaker
 	pace    pacer
 	body    bodyLimit
+	refused int // single events in a row that were refused, with none delivered between
 }
 
 // A lane is one partition of one event topic while this member owns it: one assignment. A partition that is assigned

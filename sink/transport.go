@@ -188,6 +188,9 @@ func (t *Transport) Send(ctx context.Context, r *Request) (Answer, error) {
 		return Answer{Verdict: VerdictRetry, Failure: failure, Err: err}, nil
 	}
 	discard(answer)
+	if answer.StatusCode < 100 || answer.StatusCode > 599 { // net/http takes any number, over HTTP/2 even a negative one
+		return Answer{Verdict: VerdictRetry, Failure: FailureConnection, Err: errStatus}, nil
+	}
 	return Answer{
 		Verdict: JudgeStatus(answer.StatusCode), Status: answer.StatusCode,
 		RetryAfter: RetryAfter(answer.Header.Get("Retry-After"), time.Now()),
@@ -207,5 +210,7 @@ func discard(answer *http.Response) {
 
 // Close lets go of the connections that are kept open.
 func (t *Transport) Close() { t.link.Load().http.CloseIdleConnections() }
+
+var errStatus = errors.New("the answer has a status that HTTP does not have")
 
 var errNoRequest = errors.New("no request can be made of the URL")

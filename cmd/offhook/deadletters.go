@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -155,7 +157,7 @@ func (f deadLettersList) Run(c *call) error {
 	listed, tally, more := 0, deadletter.Tally{}, ""
 all:
 	for _, p := range partitions {
-		for l, err := range topic.Letters(c.ctx, p) {
+		for l, err := range topic.Letters(c.ctx, p, &filter) {
 			if err != nil {
 				return errors.Join(out.flush(), err)
 			}
@@ -329,7 +331,7 @@ func (f deadLettersShow) Run(c *call) error {
 	}
 	var tally deadletter.Tally
 	for _, p := range partitions {
-		for l, err := range topic.Letters(c.ctx, p) {
+		for l, err := range topic.Letters(c.ctx, p, &filter) {
 			if err != nil {
 				return err
 			}
@@ -363,11 +365,20 @@ func showRecord(w io.Writer, r *kgo.Record) error {
 
 // showValue is JSON indented, other text as it is, and anything else quoted.
 func showValue(value []byte) string {
-	var object json.RawMessage
-	if json.Unmarshal(value, &object) == nil {
-		if text, err := json.MarshalIndent(object, "", "  "); err == nil {
-			return string(text) + "\n"
+	var indented bytes.Buffer
+	if json.Indent(&indented, value, "", "  ") == nil {
+		// JSON may hold any character in a string; there an escape says the same, and can do nothing to a terminal.
+		var text strings.Builder
+		for _, r := range indented.String() {
+			if r == '\n' || r != utf8.RuneError && unicode.IsPrint(r) {
+				text.WriteRune(r)
+				continue
+			}
+			for _, unit := range utf16.Encode([]rune{r}) {
+				fmt.Fprintf(&text, "\\u%04x", unit)
+			}
 		}
+		return text.String() + "\n"
 	}
 	text := string(value)
 	if printable(strings.NewReplacer("\n", "", "\t", "").Replace(text)) == text || text == "" {

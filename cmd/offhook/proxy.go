@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/net/http/httpproxy"
@@ -43,6 +44,11 @@ func proxyProblem(text string) string {
 		return "is no URL of a proxy"
 	case !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme):
 		return "has a scheme other than http, https, socks5 and socks5h"
+	}
+	if port := u.Port(); port != "" {
+		if number, err := strconv.ParseUint(port, 10, 16); err != nil || number == 0 {
+			return "has a port that is not 1 to 65535"
+		}
 	}
 	return ""
 }

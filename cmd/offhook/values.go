@@ -308,6 +308,8 @@ func (u *webhookURL) UnmarshalText(text []byte) error {
 		return errors.New("has a scheme other than http and https")
 	case parsed.Hostname() == "":
 		return errors.New("names no host")
+	case strings.ContainsFunc(parsed.RawQuery, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return errors.New("has a blank or another character in its query that must be escaped, such as %20")
 	case parsed.Fragment != "":
 		return errors.New("has a fragment (#…), which is never sent")
 	}
@@ -384,7 +386,8 @@ type headers http.Header
 
 // reservedHeaders are set by the contract or by the connection.
 var reservedHeaders = []string{
-	"Content-Type", "Content-Length", "Transfer-Encoding", "Connection", "Host", "Trailer", "Upgrade", "Te", "Expect", "Traceparent",
+	"Content-Type", "Content-Length", "Transfer-Encoding", "Connection", "Host", "Trailer", "Upgrade", "Te", "Expect", "Traceparent", "Content-Encoding",
+	"Idempotency-Key", "X-Idempotency-Key", // with which net/http sends a request again by itself
 	"Webhook-Id", "Webhook-Timestamp", "Webhook-Signature",
 }
 

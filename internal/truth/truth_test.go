@@ -161,3 +161,30 @@ func TestConnectionsCount(t *testing.T) {
 		t.Errorf("%d connections are left, want none", n)
 	}
 }
+
+func TestDoubt(t *testing.T) {
+	truth, err := Read(strings.NewReader(write(t, lines)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if truth.Doubt("r-c-1-2") {
+		t.Error("Doubt of a message that does not exist is true")
+	}
+	if !truth.Doubt("r-c-1-1") {
+		t.Error("Doubt of a message is false")
+	}
+	for m := range truth.Messages() {
+		want := May
+		if m.ClientMsgNo == "r-b-2" {
+			want = Must
+		}
+		if m.Notify != want {
+			t.Errorf("the claim on msg.notify of %s is %d, want %d", m.ClientMsgNo, m.Notify, want)
+		}
+		for uid, claim := range truth.Recipients(m) {
+			if claim == Must {
+				t.Errorf("msg.offline of %s to %s must arrive, want doubt", m.ClientMsgNo, uid)
+			}
+		}
+	}
+}

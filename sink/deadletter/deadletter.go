@@ -42,7 +42,7 @@ type Letter struct {
 	Position
 	Time   time.Time   // the record's own timestamp: when it was buried
 	Record *kgo.Record // as it was fetched
-	Copy   bool        // an earlier record of the partition has the same key
+	Copy   bool        // an earlier record of the partition that the filter allows has the same key
 	Err    error       // why the record cannot be read; what follows is zero then
 
 	schemas.DeadLetter // aliases Record

@@ -137,9 +137,12 @@ func (t *Topic) Partitions(f *Filter) ([]int32, error) {
 }
 
 // Letters reads a partition from its start to its end. A letter is valid until the next. An error is the last of the
-// sequence: ctx's cause, or what the brokers say.
-func (t *Topic) Letters(ctx context.Context, partition int32) iter.Seq2[*Letter, error] {
+// sequence: ctx's cause, or what the brokers say. f says of which letters another can be a copy: an event that was sent again
+// on purpose can die again, long after.
+func (t *Topic) Letters(ctx context.Context, partition int32, f *Filter) iter.Seq2[*Letter, error] {
 	return func(yield func(*Letter, error) bool) {
+		meant := *f
+		meant.After, meant.Positions = nil, nil // what is left out as done, or not named, counts
 		seen := make(map[[16]byte]struct{})
 		var headers []schemas.Header
 		for r, err := range t.records(ctx, partition, t.bounds[partition].start) {
@@ -152,7 +155,7 @@ func (t *Topic) Letters(ctx context.Context, partition int32) iter.Seq2[*Letter,
 				headers = append(headers, schemas.Header(h))
 			}
 			l := &Letter{Position: Position{partition, r.Offset}, Time: r.Timestamp, Record: r}
-			if l.DeadLetter, l.Err = schemas.DecodeDeadLetter(r.Key, headers, r.Value); l.Err == nil {
+			if l.DeadLetter, l.Err = schemas.DecodeDeadLetter(r.Key, headers, r.Value); l.Err == nil && meant.excludes(l) == "" {
 				sum := sha256.Sum256(r.Key)
 				key := [16]byte(sum[:16])
 				_, l.Copy = seen[key]

@@ -28,7 +28,7 @@ func read(t *testing.T, topic *Topic, filter Filter) ([]string, Tally) {
 	var tally Tally
 	var all []string
 	for _, p := range partitions {
-		for l, err := range topic.Letters(t.Context(), p) {
+		for l, err := range topic.Letters(t.Context(), p, &filter) {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -56,7 +56,7 @@ func TestRead(t *testing.T) {
 		}
 
 		t.Run("a letter", func(t *testing.T) {
-			for l, err := range topic.Letters(t.Context(), 3) {
+			for l, err := range topic.Letters(t.Context(), 3, &Filter{}) {
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -79,7 +79,7 @@ func TestRead(t *testing.T) {
 		t.Run("unreadable", func(t *testing.T) {
 			var version *schemas.VersionError
 			var errs []error
-			for l, err := range topic.Letters(t.Context(), 0) {
+			for l, err := range topic.Letters(t.Context(), 0, &Filter{}) {
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -92,7 +92,7 @@ func TestRead(t *testing.T) {
 			}
 		})
 		t.Run("stopped in the middle", func(t *testing.T) {
-			for range topic.Letters(t.Context(), 0) {
+			for range topic.Letters(t.Context(), 0, &Filter{}) {
 				break
 			}
 		})
@@ -100,7 +100,7 @@ func TestRead(t *testing.T) {
 			cause := errors.New("enough")
 			ctx, cancel := context.WithCancelCause(t.Context())
 			cancel(cause)
-			for _, err := range topic.Letters(ctx, 0) {
+			for _, err := range topic.Letters(ctx, 0, &Filter{}) {
 				if !errors.Is(err, cause) {
 					t.Errorf("got %v", err)
 				}
@@ -155,7 +155,7 @@ func TestReadWaitsForOpenTransactions(t *testing.T) {
 				}
 				topic := f.open(t) // its end is past the open transaction's record
 				var got []string
-				for l, err := range topic.Letters(t.Context(), 0) {
+				for l, err := range topic.Letters(t.Context(), 0, &Filter{}) {
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -213,5 +213,33 @@ func TestOpenFails(t *testing.T) {
 	away.Brokers = []string{"127.0.0.1:1"}
 	if _, err := Open(t.Context(), away, "x", log); err == nil || !strings.Contains(err.Error(), "OFFHOOK_KAFKA_BROKERS") {
 		t.Errorf("without brokers: got error %v", err)
+	}
+}
+
+// TestDeadAgain: an event that was sent again on purpose and died again is no copy of what the filter leaves out.
+func TestDeadAgain(t *testing.T) {
+	c := kafkatest.New(t)
+	f := newFixture(t, c)
+	first := f.letter(3, 30)
+	first.Timestamp = time.Now().Add(-time.Hour)
+	f.Produce(t, first, f.letter(3, 30, func(d *schemas.DeadLetter) { d.Reason = schemas.ReasonGaveUp }))
+	topic := f.open(t)
+	for name, tt := range map[string]struct {
+		filter Filter
+		want   []string
+	}{
+		"all":     {Filter{}, []string{"3-0"}},
+		"since":   {Filter{Since: time.Now().Add(-time.Minute)}, []string{"3-1"}},
+		"reason":  {Filter{Reason: schemas.ReasonGaveUp}, []string{"3-1"}},
+		"go on":   {Filter{After: map[int32]int64{3: 0}}, nil},
+		"go on 2": {Filter{After: map[int32]int64{3: 0}, Reason: schemas.ReasonGaveUp}, []string{"3-1"}},
+	} {
+		if got, _ := read(t, topic, tt.filter); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: letters %v, want %v", name, got, tt.want)
+		}
+	}
+	filter := Filter{Positions: []Position{{3, 0}}, After: map[int32]int64{3: 0}}
+	if err := topic.verify(t.Context(), &filter, []int32{3}); err != nil {
+		t.Errorf("a replay of positions does not go on: %v", err)
 	}
 }

@@ -161,7 +161,7 @@ type replay struct {
 
 // partition replays the letters of one partition, one at a time.
 func (r *replay) partition(halt context.Context, p int32) error {
-	for l, err := range r.topic.Letters(halt, p) {
+	for l, err := range r.topic.Letters(halt, p, &r.cfg.Filter) {
 		if err != nil {
 			return err
 		}
@@ -233,14 +233,16 @@ func (t *Topic) verify(ctx context.Context, f *Filter, partitions []int32) error
 		left[p.Partition][p.Offset] = true
 	}
 	for _, p := range partitions {
-		for l, err := range t.Letters(ctx, p) {
+		for l, err := range t.Letters(ctx, p, f) {
 			if err != nil {
 				return err
 			}
 			if !left[p][l.Offset] {
 				continue
 			}
-			switch excluded := f.excludes(l); {
+			rest := *f
+			rest.After = nil // what was done before is passed over, not refused
+			switch excluded := rest.excludes(l); {
 			case l.Err != nil:
 				return fmt.Errorf("letter %s cannot be read: %w", l.Position, l.Err)
 			case excluded != "":
