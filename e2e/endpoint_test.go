@@ -39,6 +39,7 @@ type endpoint struct {
 
 	player atomic.Pointer[receiver.Player] // plays scenarios before all else; nil: none
 	played []*receiver.Player              // those before it; the test's own goroutine alone knows them
+	down   bool                            // the scenario of that name is played; known to the same
 }
 
 // taken is a request that was taken.
@@ -132,10 +133,11 @@ func (e *endpoint) play(scenarios ...string) {
 	if player := e.player.Swap(receiver.Play(e, 1, parsed...)); player != nil {
 		e.played = append(e.played, player)
 	}
-	if down { // the listener plays that one
+	if down || e.down { // the listener plays that one
 		e.close()
 		e.open(parsed...)
 	}
+	e.down = down
 }
 
 // answers makes the endpoint answer as f says; 0 takes the request, nil takes all.
