@@ -150,11 +150,20 @@ var goldenInbox = []struct {
 		Type: Heartbeat, UID: "u", ConnID: "7", NodeID: "0", DeviceFlag: 255, HasDeviceFlag: true, Time: 1, OpenedAt: -1, HasBackground: true}}},
 	{"node_started", Inbox{Kind: InboxConnection, Connection: Connection{Type: NodeStarted, NodeID: "2", Time: 5, OpenedAt: -1}}},
 	{"recipients", Inbox{Kind: InboxRecipients, Item: []byte(`{"payload":""}`), Splice: 13, UIDs: []string{"u2", "ü", strings.Repeat("u", 256)}}},
+	{"caught_up", Inbox{Kind: InboxCaughtUp, CaughtUp: CaughtUp{AsOf: 1_767_323_045_678, Topics: []CaughtUpTopic{
+		{Name: "im.connections", Partitions: 300, Read: []int32{0, 7, 299}}, {Name: "other", Partitions: 1, Read: []int32{}},
+	}}}},
+	{"expire", Inbox{Kind: InboxExpire, Expire: Expire{UID: "ü", NodeID: "2", ConnID: "c", Offset: 1 << 40}}},
 }
 
 func appendInbox(dst []byte, in *Inbox) []byte {
-	if in.Kind == InboxConnection {
+	switch in.Kind {
+	case InboxConnection:
 		return AppendInboxConnection(dst, &in.Connection)
+	case InboxCaughtUp:
+		return AppendInboxCaughtUp(dst, &in.CaughtUp)
+	case InboxExpire:
+		return AppendInboxExpire(dst, &in.Expire)
 	}
 	return AppendInboxRecipients(dst, in.Item, in.Splice, in.UIDs)
 }
@@ -195,7 +204,7 @@ func TestGoldenPresence(t *testing.T) {
 		{"state/closed", ConnectionState{DeviceFlag: 255, Version: 1_767_323_045_678, Opened: 1_767_323_000_000, InboxTime: 1_767_323_045_700, OpenedAt: -1}},
 		{"state/never_seen", ConnectionState{Version: 7, Opened: 7, InboxTime: 1, OpenedAt: 0, Background: true}},
 	}
-	node := NodeStart{Time: 1_767_323_045_678, InboxTime: 1_767_323_045_000}
+	node := NodeStart{Time: 1_767_323_045_678, InboxTime: 1_767_323_045_000, Offset: -1}
 	marker := StartMarker{Topics: []MarkedTopic{{Name: "im.connections", ID: [16]byte{1, 15: 255}}, {Name: "im.messages"}}}
 
 	var out strings.Builder
@@ -204,6 +213,12 @@ func TestGoldenPresence(t *testing.T) {
 	}
 	for _, c := range states {
 		fmt.Fprintf(&out, "%s %x\n", c.name, AppendConnectionState(nil, c.state))
+	}
+	numbered := node
+	numbered.Offset = 1 << 40
+	fmt.Fprintf(&out, "node_start/offset %x\n", AppendNodeStart(nil, numbered))
+	if got, err := DecodeNodeStart(AppendNodeStart(nil, numbered)); err != nil || got != numbered {
+		t.Errorf("node start: %+v (error %v), want %+v", got, err, numbered)
 	}
 	fmt.Fprintf(&out, "node_start %x\nmarker %x\nmarker/empty %x\n",
 		AppendNodeStart(nil, node), AppendStartMarker(nil, marker), AppendStartMarker(nil, StartMarker{}))

@@ -2,16 +2,19 @@ package schemas
 
 import (
 	"encoding/binary"
+	"math"
 	"slices"
 )
 
 // InboxKind says what an inbox record is.
 type InboxKind uint8
 
-// The kinds. 3 (caught_up) and 4 (expire) are taken by the design and not written yet.
+// The kinds.
 const (
 	InboxConnection InboxKind = iota + 1 // a connection event of one uid or of one node
 	InboxRecipients                      // a message and those of its recipients whose inbox partition this is
+	InboxCaughtUp                        // route is at the end of some partitions with connection events
+	InboxExpire                          // presence asks itself to close a connection of which it has long heard nothing
 )
 
 // Inbox is a decoded inbox record. Its byte slices alias the decoded value; strings are copies.
@@ -21,6 +24,29 @@ type Inbox struct {
 	Item       []byte     // InboxRecipients: the webhook item, see Message
 	Splice     int        // InboxRecipients
 	UIDs       []string   // InboxRecipients: at least one, no duplicates
+	CaughtUp   CaughtUp   // InboxCaughtUp
+	Expire     Expire     // InboxExpire
+}
+
+// CaughtUp says that a process of route had read its partitions with connection events to their ends.
+type CaughtUp struct {
+	// AsOf is when the ends were asked for, Unix ms on the clock that also stamps the inbox record.
+	AsOf   int64
+	Topics []CaughtUpTopic
+}
+
+// CaughtUpTopic is one topic of a CaughtUp.
+type CaughtUpTopic struct {
+	Name       string
+	Partitions int32   // that the topic has in all
+	Read       []int32 // those that the process has read to the end
+}
+
+// Expire names a connection, and the inbox offset of the last sign of life that its owner knew.
+type Expire struct {
+	UID            string
+	NodeID, ConnID ID
+	Offset         int64
 }
 
 // Flags of an inbox connection.
@@ -86,6 +112,36 @@ func AppendInboxRecipients(dst, item []byte, splice int, uids []string) []byte {
 	return dst
 }
 
+// AppendInboxCaughtUp appends the value of the inbox record that says where route is:
+//
+//	kind 3 | as of varint | number of topics uvarint | for each: name, partitions uvarint, number of those read
+//	uvarint, and each of them uvarint
+func AppendInboxCaughtUp(dst []byte, c *CaughtUp) []byte {
+	dst = append(dst, byte(InboxCaughtUp))
+	dst = binary.AppendVarint(dst, c.AsOf)
+	dst = binary.AppendUvarint(dst, uint64(len(c.Topics)))
+	for _, t := range c.Topics {
+		dst = appendString(dst, t.Name)
+		dst = binary.AppendUvarint(dst, uint64(t.Partitions))
+		dst = binary.AppendUvarint(dst, uint64(len(t.Read)))
+		for _, p := range t.Read {
+			dst = binary.AppendUvarint(dst, uint64(p))
+		}
+	}
+	return dst
+}
+
+// AppendInboxExpire appends the value of the inbox record that closes a connection of which nothing is heard:
+//
+//	kind 4 | offset uvarint | uid | conn_id | node_id
+func AppendInboxExpire(dst []byte, e *Expire) []byte {
+	dst = append(dst, byte(InboxExpire))
+	dst = binary.AppendUvarint(dst, uint64(e.Offset))
+	dst = appendString(dst, e.UID)
+	dst = appendString(dst, e.ConnID)
+	return appendString(dst, e.NodeID)
+}
+
 // DecodeInbox decodes an inbox record; headers give its version (*VersionError if newer, and for an unknown kind).
 // Any other error is an *InvalidError.
 func DecodeInbox(headers []Header, value []byte) (Inbox, error) {
@@ -100,6 +156,10 @@ func DecodeInbox(headers []Header, value []byte) (Inbox, error) {
 		p.inboxConnection(&in.Connection)
 	case InboxRecipients:
 		p.inboxRecipients(&in)
+	case InboxCaughtUp:
+		p.inboxCaughtUp(&in.CaughtUp)
+	case InboxExpire:
+		p.inboxExpire(&in.Expire)
 	default:
 		p.unknown("kind %d", in.Kind)
 	}
@@ -130,6 +190,57 @@ func (p *parser) inboxConnection(c *Connection) {
 			p.fail("has a negative opened_at")
 		}
 	}
+}
+
+func (p *parser) inboxCaughtUp(c *CaughtUp) {
+	c.AsOf = p.varint()
+	topics := p.uvarint()
+	if topics > uint64(len(p.rest))/3 { // each takes three bytes at least, so that a wrong count cannot ask for memory
+		p.fail(cutShort)
+		return
+	}
+	c.Topics = make([]CaughtUpTopic, topics)
+	for i := range c.Topics {
+		t := &c.Topics[i]
+		t.Name = string(p.bytes())
+		t.Partitions = p.partition()
+		read := p.uvarint()
+		if read > uint64(len(p.rest)) {
+			p.fail(cutShort)
+			return
+		}
+		t.Read = make([]int32, read)
+		for j := range t.Read {
+			t.Read[j] = p.partition()
+		}
+	}
+}
+
+// partition reads a partition's number, or how many there are.
+func (p *parser) partition() int32 {
+	n := p.uvarint()
+	if n > math.MaxInt32 {
+		p.fail("has a partition past the last that Kafka can have")
+		return 0
+	}
+	return int32(n)
+}
+
+// offset reads an offset of a log.
+func (p *parser) offset() int64 {
+	offset := p.uvarint()
+	if offset > math.MaxInt64 {
+		p.fail("has an offset past the last that Kafka can have")
+		return 0
+	}
+	return int64(offset)
+}
+
+func (p *parser) inboxExpire(e *Expire) {
+	e.Offset = p.offset()
+	e.UID = string(p.bytes())
+	e.ConnID = ID(p.bytes())
+	e.NodeID = ID(p.bytes())
 }
 
 func (p *parser) inboxRecipients(in *Inbox) {

@@ -141,23 +141,38 @@ func DecodeConnectionState(value []byte) (ConnectionState, error) {
 type NodeStart struct {
 	Time      int64 // Unix ms, the event's
 	InboxTime int64 // Unix ms, the inbox record's
+	Offset    int64 // the inbox record's; -1: unknown
 }
+
+// startHasOffset flags a node start.
+const startHasOffset = 1
 
 // AppendNodeStart appends the value's bytes:
 //
-//	flags: none yet | time varint | inbox time − time varint
+//	flags: 1 offset | time varint | inbox time − time varint | offset uvarint, if flagged
 func AppendNodeStart(dst []byte, s NodeStart) []byte {
-	dst = append(dst, 0)
+	flags := byte(0)
+	if s.Offset >= 0 {
+		flags = startHasOffset
+	}
+	dst = append(dst, flags)
 	dst = binary.AppendVarint(dst, s.Time)
-	return binary.AppendVarint(dst, s.InboxTime-s.Time)
+	dst = binary.AppendVarint(dst, s.InboxTime-s.Time)
+	if s.Offset >= 0 {
+		dst = binary.AppendUvarint(dst, uint64(s.Offset))
+	}
+	return dst
 }
 
 // DecodeNodeStart is its inverse. An unknown flag is a *VersionError, any other error an *InvalidError.
 func DecodeNodeStart(value []byte) (NodeStart, error) {
 	p := parser{what: "node start", rest: value}
-	p.flags(0)
-	s := NodeStart{Time: p.varint()}
+	flags := p.flags(startHasOffset)
+	s := NodeStart{Time: p.varint(), Offset: -1}
 	s.InboxTime = s.Time + p.varint()
+	if flags&startHasOffset != 0 {
+		s.Offset = p.offset()
+	}
 	if err := p.end(); err != nil {
 		return NodeStart{}, err
 	}

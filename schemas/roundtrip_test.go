@@ -222,7 +222,7 @@ func TestBinaryRoundTrips(t *testing.T) {
 			t.Fatalf("connection state: %+v (error %v), want %+v", got, err, s)
 		}
 
-		n := NodeStart{Time: rapid.Int64().Draw(t, "start"), InboxTime: rapid.Int64().Draw(t, "start's inbox time")}
+		n := NodeStart{Time: rapid.Int64().Draw(t, "start"), InboxTime: rapid.Int64().Draw(t, "start's inbox time"), Offset: rapid.Int64Range(-1, 1<<60).Draw(t, "start's offset")}
 		if got, err := DecodeNodeStart(AppendNodeStart(nil, n)); err != nil || got != n {
 			t.Fatalf("node start: %+v (error %v), want %+v", got, err, n)
 		}
@@ -262,6 +262,8 @@ func TestAppendKeepsWhatIsThere(t *testing.T) {
 	for name, got := range map[string][]byte{
 		"connection":   AppendInboxConnection([]byte("x"), &Connection{Type: Online, OpenedAt: -1}),
 		"recipients":   AppendInboxRecipients([]byte("x"), []byte("{}"), 1, []string{"u"}),
+		"caught up":    AppendInboxCaughtUp([]byte("x"), &CaughtUp{}),
+		"expire":       AppendInboxExpire([]byte("x"), &Expire{}),
 		"presence key": AppendPresenceKey([]byte("x"), PresenceKey{Kind: PresenceStartMarker}),
 		"state":        AppendConnectionState([]byte("x"), ConnectionState{}),
 		"node start":   AppendNodeStart([]byte("x"), NodeStart{}),
@@ -326,8 +328,8 @@ func TestUnknownParts(t *testing.T) {
 		value  []byte
 		want   string
 	}{
-		{inbox, []byte{3, 1, 2, 3}, "inbox record has kind 3, which this release does not know; run a release that knows it"},
-		{inbox, []byte{4}, "inbox record has kind 4"},
+		{inbox, []byte{5, 1, 2, 3}, "inbox record has kind 5, which this release does not know; run a release that knows it"},
+		{inbox, []byte{6}, "inbox record has kind 6"},
 		{inbox, []byte{0}, "inbox record has kind 0"},
 		{inbox, change(connection, 1, 5), "inbox record has connection type 5"},
 		{inbox, change(connection, 1, 0), "inbox record has connection type 0"},
@@ -335,7 +337,7 @@ func TestUnknownParts(t *testing.T) {
 		{key, []byte{4, 1, 2}, "presence key has kind 4"},
 		{key, []byte{0}, "presence key has kind 0"},
 		{state, change(AppendConnectionState(nil, ConnectionState{}), 0, 0x80), "connection state has flags 0x80"},
-		{start, change(AppendNodeStart(nil, NodeStart{}), 0, 1), "node start has flags 0x01"},
+		{start, change(AppendNodeStart(nil, NodeStart{}), 0, 2), "node start has flags 0x02"},
 		{marker, change(AppendStartMarker(nil, StartMarker{}), 0, 1), "start marker has flags 0x01"},
 	} {
 		err := c.decode(c.value)

@@ -65,13 +65,15 @@ type settings struct {
 	EventRetention    duration    `env:"EVENT_RETENTION" envDefault:"168h" min:"1m" max:"87600h" example:"168h" doc:"of the event topics that it creates: the longest outage of an endpoint that loses nothing"`
 	MaxRecordBytes    size        `env:"MAX_RECORD_BYTES" envDefault:"1MiB" min:"1KiB" max:"32MiB" example:"1MiB" doc:"largest input record: key, value and headers; a larger one goes to the dead letters"`
 
-	InboxKeep         duration    `env:"INBOX_KEEP" envDefault:"0" min:"0s" max:"8760h" part:"processor" example:"1h" doc:"how long the inbox keeps records that are done"`
-	InstanceID        instanceID  `env:"INSTANCE_ID" part:"processor" example:"offhook-0" doc:"a name that this process alone has and keeps over restarts (a pod of a StatefulSet): a restart then moves no partition"`
-	CommitInterval    duration    `env:"COMMIT_INTERVAL" envDefault:"100ms" min:"1ms" max:"5s" part:"processor" example:"100ms" doc:"longest that a transaction stays open; a drained input commits at once"`
-	CloseMemory       duration    `env:"CLOSE_MEMORY" envDefault:"10m" min:"0s" max:"168h" part:"processor" example:"10m" doc:"how long a close is remembered against events that come late"`
-	OnlineDeviceFlags deviceFlags `env:"ONLINE_DEVICE_FLAGS" shown:"all" part:"processor" example:"0,2" doc:"device flags that count as online for msg.offline, comma-separated; 0: push unless the app is online"`
-	SystemUIDs        uids        `env:"SYSTEM_UIDS" part:"processor" example:"system,notifier" doc:"uids that never are recipients, comma-separated"`
-	NotifyOrderBy     string      `env:"NOTIFY_ORDER_BY" envDefault:"from_uid" part:"processor" oneof:"from_uid,channel_id" example:"from_uid" doc:"from_uid or channel_id: msg.notify is in order for each"`
+	InboxKeep          duration    `env:"INBOX_KEEP" envDefault:"0" min:"0s" max:"8760h" part:"processor" example:"1h" doc:"how long the inbox keeps records that are done"`
+	InstanceID         instanceID  `env:"INSTANCE_ID" part:"processor" example:"offhook-0" doc:"a name that this process alone has and keeps over restarts (a pod of a StatefulSet): a restart then moves no partition"`
+	CommitInterval     duration    `env:"COMMIT_INTERVAL" envDefault:"100ms" min:"1ms" max:"5s" part:"processor" example:"100ms" doc:"longest that a transaction stays open; a drained input commits at once"`
+	CloseMemory        duration    `env:"CLOSE_MEMORY" envDefault:"10m" min:"0s" max:"168h" part:"processor" example:"10m" doc:"how long a close is remembered against events that come late"`
+	ConnectionTTL      duration    `env:"CONNECTION_TTL" envDefault:"0" min:"0s" max:"8760h" part:"processor" example:"90s" doc:"a connection without online or heartbeat for so long is closed, counted only while offhook listens; 0: never"`
+	BackgroundIsOnline boolean     `env:"BACKGROUND_IS_ONLINE" envDefault:"false" part:"processor" example:"true" doc:"whether a connection in the background spares its user a msg.offline"`
+	OnlineDeviceFlags  deviceFlags `env:"ONLINE_DEVICE_FLAGS" shown:"all" part:"processor" example:"0,2" doc:"device flags that count as online for msg.offline, comma-separated; 0: push unless the app is online"`
+	SystemUIDs         uids        `env:"SYSTEM_UIDS" part:"processor" example:"system,notifier" doc:"uids that never are recipients, comma-separated"`
+	NotifyOrderBy      string      `env:"NOTIFY_ORDER_BY" envDefault:"from_uid" part:"processor" oneof:"from_uid,channel_id" example:"from_uid" doc:"from_uid or channel_id: msg.notify is in order for each"`
 
 	SinkName             sinkName      `env:"SINK_NAME" envDefault:"default" part:"sink" also:"operator" example:"default" doc:"one name an endpoint; its consumer group is <prefix>.sink.<name>"`
 	SinkStart            startPosition `env:"SINK_START" shown:"earliest for the sink default" part:"sink" example:"latest" doc:"where a sink without offsets begins: earliest, latest, or a time (RFC 3339 or Unix seconds); required for a new sink of another name"`

@@ -83,6 +83,7 @@ func (s *settings) runRoute(ctx context.Context, d stageDeps) error {
 		ConnectionsTopics: s.ConnectionsTopic, MessagesTopics: s.MessagesTopic, ConnectionsStart: s.ConnectionsStart, MessagesStart: s.MessagesStart,
 		Prefix: string(s.TopicPrefix), InstanceID: string(s.InstanceID), CommitInterval: time.Duration(s.CommitInterval),
 		MaxRecordBytes: int(s.MaxRecordBytes), SystemUIDs: s.SystemUIDs, NotifyOrderBy: s.NotifyOrderBy,
+		ConnectionTTL:   time.Duration(s.ConnectionTTL),
 		ShutdownTimeout: time.Duration(s.ShutdownTimeout),
 	}, route.Deps{Kafka: d.kafka, Topics: d.topics, Owned: d.owned, Log: d.log, Registerer: d.registerer, Stage: d.stage})
 }
@@ -91,7 +92,8 @@ func (s *settings) runPresence(ctx context.Context, d stageDeps) error {
 	return presence.Run(ctx, presence.Config{
 		Prefix: string(s.TopicPrefix), InstanceID: string(s.InstanceID), CommitInterval: time.Duration(s.CommitInterval),
 		MaxRecordBytes: int(s.MaxRecordBytes), CloseMemory: time.Duration(s.CloseMemory), InboxKeep: time.Duration(s.InboxKeep),
-		OnlineFlags: s.OnlineDeviceFlags, ShutdownTimeout: time.Duration(s.ShutdownTimeout),
+		OnlineFlags: s.OnlineDeviceFlags, BackgroundIsOnline: bool(s.BackgroundIsOnline), ConnectionTTL: time.Duration(s.ConnectionTTL),
+		ShutdownTimeout: time.Duration(s.ShutdownTimeout),
 	}, presence.Deps{Kafka: d.kafka, Topics: d.topics, Owned: d.owned, Log: d.log, Registerer: d.registerer, Stage: d.stage})
 }
 

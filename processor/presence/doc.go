@@ -24,6 +24,22 @@
 // owner's transaction flushes its records before it commits its offsets, which the coordinator refuses once the
 // partition has moved, and the offset that reading goes on from is fetched only when no transaction is pending on it.
 //
+// # Silence
+//
+// A connection of which nothing is heard for OFFHOOK_CONNECTION_TTL is closed, by offhook's own clock. Each connection has
+// the inbox offset of its last sign of life, in memory alone ([Table.Begin] says what a restored table takes for that), and
+// [Liveness] turns a time to live into an offset: it marks about one inbox record a second, and begins anew at a gap. The
+// marks are caught_up records, which route writes into every inbox partition while its group has read all connections
+// topics to their ends (see package route). On each of them a part of the table is swept; who is silent is asked to be
+// closed by an expire record in the inbox, so that what is heard until that is read counts ([Table.ExpireConnection]).
+//
+// # A gateway that starts
+//
+// node_started closes what the node had, some thousands of connections a transaction: the record is handed over again
+// until it is done, nothing behind it in its partition is read before, and the inbox offset passes it with the last close. Other
+// partitions go on in the same transactions. The start is recorded with the first closes, with its inbox offset, so that who
+// takes over in the middle knows the record again and closes the rest.
+//
 // # What happens on each failure
 //
 //   - A transaction is aborted: every table rolls back; the same records come again.
@@ -35,7 +51,7 @@
 //
 // # Who changes what
 //
-// Table and rules are pure (table.go, rules.go). The loop goroutine of txn alone changes installed tables and the
+// Table, rules and Liveness are pure (table.go, rules.go, expiry.go). The loop goroutine of txn alone changes installed tables and the
 // maps of them. A restore fills a table that nobody else sees, on its goroutine, and hands it over. The purge runs on a
 // goroutine and a client of its own and knows only which partitions are owned, under stage.ownedMu, which is held for
 // nothing else. A table changes only in a transaction that also consumed a record: one that consumed nothing is not

@@ -8,6 +8,7 @@ type metrics struct {
 	statuses      prometheus.Counter
 	offline       prometheus.Counter
 	pushes        prometheus.Counter
+	expires       prometheus.Counter
 	restored      prometheus.Counter
 	purged        prometheus.Counter
 	purgeFailures prometheus.Counter
@@ -32,6 +33,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		statuses:      counter("offhook_presence_online_status_total", "user.onlinestatus events produced."),
 		offline:       counter("offhook_presence_offline_messages_total", "msg.offline events produced."),
 		pushes:        counter("offhook_presence_offline_recipients_total", "Offline recipients in the msg.offline events produced."),
+		expires:       counter("offhook_presence_expires_total", "Connections whose close was asked for, since nothing was heard of them for OFFHOOK_CONNECTION_TTL."),
 		restored:      counter("offhook_presence_restored_records_total", "Records of the presence topic that were read for restores."),
 		purged:        counter("offhook_presence_purged_records_total", "Offsets of the inbox that were purged after they were consumed."),
 		purgeFailures: counter("offhook_presence_purge_failures_total", "Purges of the inbox that failed."),
@@ -45,7 +47,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return m, nil
 	}
 	m.reg = reg
-	for _, c := range []prometheus.Collector{m.events, m.statuses, m.offline, m.pushes, m.restored, m.purged, m.purgeFailures, m.connections, m.users} {
+	for _, c := range []prometheus.Collector{m.events, m.statuses, m.offline, m.pushes, m.expires, m.restored, m.purged, m.purgeFailures, m.connections, m.users} {
 		if err := reg.Register(c); err != nil {
 			m.unregister()
 			return nil, err
@@ -68,4 +70,5 @@ func (m *metrics) add(t *tally) {
 	m.statuses.Add(float64(t.statuses))
 	m.offline.Add(float64(t.offline))
 	m.pushes.Add(float64(t.pushes))
+	m.expires.Add(float64(t.expires))
 }

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"sort"
 	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -17,9 +16,10 @@ import (
 // model is the table as one would write it without a thought of cost: a list of all that was ever heard of, walked as
 // a whole for every question. It is written from docs/design.md and shares nothing with the table.
 type model struct {
-	memory int64
-	conns  []modelConn
-	starts []modelStart
+	memory     int64
+	background bool // OFFHOOK_BACKGROUND_IS_ONLINE
+	conns      []modelConn
+	starts     []modelStart
 }
 
 type modelConn struct {
@@ -29,6 +29,9 @@ type modelConn struct {
 	version       int64
 	closedOnline  int64 // of a close: the version that was closed
 	made          int64 // of a close: inbox time
+	openedAt      int64 // -1: unknown
+	background    bool
+	sign          int64 // inbox offset of the last sign of life
 }
 
 type modelStart struct {
@@ -44,14 +47,14 @@ type modelResult struct {
 }
 
 func (m *model) clone() *model {
-	return &model{m.memory, slices.Clone(m.conns), slices.Clone(m.starts)}
+	return &model{m.memory, m.background, slices.Clone(m.conns), slices.Clone(m.starts)}
 }
 
 func (c modelConn) String() string {
 	if c.open {
-		return fmt.Sprintf("%s/%s/%s open flag=%d version=%d", c.uid, c.node, c.id, c.flag, c.version)
+		return fmt.Sprintf("%s/%s/%s open flag=%d version=%d opened_at=%d background=%t", c.uid, c.node, c.id, c.flag, c.version, c.openedAt, c.background)
 	}
-	return fmt.Sprintf("%s/%s/%s closed flag=%d version=%d opened=%d at %d", c.uid, c.node, c.id, c.flag, c.version, c.closedOnline, c.made)
+	return fmt.Sprintf("%s/%s/%s closed flag=%d version=%d opened=%d at %d opened_at=%d background=%t", c.uid, c.node, c.id, c.flag, c.version, c.closedOnline, c.made, c.openedAt, c.background)
 }
 
 func (s modelStart) String() string {
@@ -79,11 +82,24 @@ func (m *model) take(uid, node, id string) (modelConn, bool) {
 			return c, true
 		}
 	}
-	return modelConn{uid: uid, node: node, id: id}, false
+	return modelConn{uid: uid, node: node, id: id, openedAt: -1}, false
 }
 
-func (m *model) apply(c *schemas.Connection, now int64) modelResult {
+func (m *model) apply(c *schemas.Connection, now, offset int64) modelResult {
 	node := string(c.NodeID)
+	if c.Type == schemas.Heartbeat && c.UID == "" {
+		for _, s := range m.starts {
+			if s.node == node && now < s.made+m.memory && c.Time < s.t {
+				return modelResult{outcome: "stale"}
+			}
+		}
+		for i := range m.conns {
+			if m.conns[i].open && m.conns[i].node == node {
+				m.conns[i].sign = offset
+			}
+		}
+		return modelResult{outcome: "node_heartbeat"}
+	}
 	if c.Type == schemas.NodeStarted {
 		for i, s := range m.starts {
 			if s.node == node {
@@ -128,56 +144,103 @@ func (m *model) apply(c *schemas.Connection, now int64) modelResult {
 	closeInForce := known && !o.open && now < o.made+m.memory
 	opens := c.Type == schemas.Online || c.Type == schemas.Heartbeat && c.HasDeviceFlag
 
+	// What both know of the generation decides before the time does.
+	generation := 0
+	if known && c.OpenedAt >= 0 && o.openedAt >= 0 {
+		switch {
+		case c.OpenedAt < o.openedAt:
+			generation = -1
+		case c.OpenedAt > o.openedAt:
+			generation = 1
+		}
+	}
+	older := generation < 0 || generation == 0 && c.Time < o.version
+	startHolds := false
+	for _, s := range m.starts {
+		startHolds = startHolds || s.node == node && now < s.made+m.memory && c.Time < s.t
+	}
+
 	switch {
-	case c.Type == schemas.Heartbeat && o.open && c.Time < o.version:
+	case c.Type == schemas.Heartbeat && o.open && older:
 		return ignore("stale")
 	case c.Type == schemas.Heartbeat && o.open:
-		return ignore("alive")
+		was := o
+		o.sign = offset
+		r := modelResult{outcome: "alive"}
+		if opens && generation > 0 {
+			if startHolds {
+				m.conns = append(m.conns, o)
+				return modelResult{outcome: "stale"}
+			}
+			o.openedAt, o.version = c.OpenedAt, c.Time
+		}
+		if c.HasBackground {
+			o.background = c.Background
+		}
+		m.conns = append(m.conns, o)
+		switch {
+		case o.openedAt != was.openedAt || o.version != was.version:
+			r = modelResult{outcome: "refreshed", writes: []string{o.String()}}
+		case o.background != was.background:
+			r = modelResult{outcome: "background", writes: []string{o.String()}}
+		}
+		return r
 	case c.Type == schemas.Heartbeat && !opens:
 		return ignore("heartbeat_unknown")
 
-	case o.open && c.Time < o.version:
+	case o.open && older:
 		return ignore("stale")
 	case c.Type == schemas.Offline && o.open:
 		o.open, o.closedOnline, o.version, o.made = false, o.version, c.Time, now
+		if generation > 0 {
+			o.closedOnline = c.Time
+		}
+		if c.OpenedAt >= 0 {
+			o.openedAt = c.OpenedAt
+		}
 		m.conns = append(m.conns, o)
 		return modelResult{"closed", []string{m.item(o, o.flag, 0)}, []string{o.String()}}
 	case c.Type == schemas.Offline:
-		if closeInForce && c.Time <= o.version {
+		if closeInForce && (generation < 0 || generation == 0 && c.Time <= o.version) {
 			return ignore("not_open")
 		}
-		o.version, o.closedOnline, o.made, o.flag = c.Time, c.Time, now, c.DeviceFlag
+		o.version, o.closedOnline, o.made, o.flag, o.openedAt, o.background = c.Time, c.Time, now, c.DeviceFlag, c.OpenedAt, false
 		m.conns = append(m.conns, o)
 		return modelResult{outcome: "not_open", writes: []string{o.String()}}
 
-	case o.open && o.flag == c.DeviceFlag:
+	case o.open:
+		was := o
+		o.flag, o.version, o.sign = c.DeviceFlag, c.Time, offset
+		if c.OpenedAt >= 0 || generation != 0 || was.flag != o.flag {
+			o.openedAt = c.OpenedAt
+		}
+		if c.HasBackground || generation != 0 || was.flag != o.flag {
+			o.background = c.Background
+		}
 		r := modelResult{outcome: "refreshed"}
-		if o.version != c.Time {
-			o.version = c.Time
-			r.writes = []string{o.String()}
+		if was.flag != o.flag {
+			r = modelResult{outcome: "flag_changed", items: []string{m.item(was, was.flag, 0)}}
 		}
 		m.conns = append(m.conns, o)
-		return r
-	case o.open:
-		r := modelResult{outcome: "flag_changed", items: []string{m.item(o, o.flag, 0)}}
-		o.flag, o.version = c.DeviceFlag, c.Time
-		m.conns = append(m.conns, o)
-		r.items, r.writes = append(r.items, m.item(o, o.flag, 1)), []string{o.String()}
+		if was.flag != o.flag {
+			r.items = append(r.items, m.item(o, o.flag, 1))
+		}
+		if was.String() != o.String() {
+			r.writes = []string{o.String()}
+		}
 		return r
 	}
 
-	if closeInForce && c.Time < o.version {
+	if closeInForce && older {
 		return ignore("stale")
 	}
-	if closeInForce && c.Time <= o.closedOnline {
+	if closeInForce && generation == 0 && c.Time <= o.closedOnline {
 		return ignore("copy")
 	}
-	for _, s := range m.starts {
-		if s.node == node && now < s.made+m.memory && c.Time < s.t {
-			return ignore("stale")
-		}
+	if startHolds {
+		return ignore("stale")
 	}
-	o = modelConn{uid: o.uid, node: o.node, id: o.id, open: true, flag: c.DeviceFlag, version: c.Time}
+	o = modelConn{uid: o.uid, node: o.node, id: o.id, open: true, flag: c.DeviceFlag, version: c.Time, openedAt: c.OpenedAt, background: c.Background, sign: offset}
 	m.conns = append(m.conns, o)
 	return modelResult{"opened", []string{m.item(o, o.flag, 1)}, []string{o.String()}}
 }
@@ -203,7 +266,7 @@ func (m *model) expire(now int64) (writes []string) {
 
 func (m *model) offline(uids []string) (off []string) {
 	for _, uid := range uids {
-		if !slices.ContainsFunc(m.conns, func(c modelConn) bool { return c.uid == uid && c.open }) {
+		if !slices.ContainsFunc(m.conns, func(c modelConn) bool { return c.uid == uid && c.open && (m.background || !c.background) }) {
 			off = append(off, uid)
 		}
 	}
@@ -227,7 +290,7 @@ func tableAll(t *Table) []string {
 	c := contentsOf(t)
 	var all []string
 	for name, s := range c.Connections {
-		all = append(all, inModelWords(name+" "+s))
+		all = append(all, name+" "+s)
 	}
 	for id, s := range c.Starts {
 		all = append(all, modelStart{id, s.Time, s.InboxTime}.String())
@@ -236,14 +299,10 @@ func tableAll(t *Table) []string {
 	return all
 }
 
-// inModelWords cuts the fields that have no part in the rules yet.
-func inModelWords(s string) string {
-	s, _, _ = strings.Cut(s, " opened_at=")
-	return s
-}
-
 // world is one random run: the table, the model, and a second table that never forgets.
 type world struct {
+	partial          int   // changes of a start in parts that are committed
+	offset           int64 // of the last event in the inbox
 	rules            Rules
 	table, unexpired *Table
 	model, committed *model
@@ -260,9 +319,9 @@ type world struct {
 
 func newWorld(t *rapid.T, saw map[Outcome]int) *world {
 	memory := rapid.SampledFrom([]int64{0, 20, 100}).Draw(t, "memory")
-	w := &world{rules: Rules{CloseMemory: memory}, clock: 1000, saw: saw}
+	w := &world{rules: Rules{CloseMemory: memory, BackgroundIsOnline: rapid.Bool().Draw(t, "background is online"), ClosesAtOnce: rapid.IntRange(0, 3).Draw(t, "closes at once")}, clock: 1000, saw: saw}
 	w.table, w.unexpired = NewTable(w.rules), NewTable(w.rules)
-	w.model = &model{memory: memory}
+	w.model = &model{memory: memory, background: w.rules.BackgroundIsOnline}
 	w.committed = w.model.clone()
 	w.before = contentsOf(w.table)
 	w.span = rapid.SampledFrom([]int64{3, 20, 200}).Draw(t, "span")
@@ -292,9 +351,12 @@ func (w *world) event(t *rapid.T) schemas.Connection {
 			return rapid.SampledFrom(w.recent).Draw(t, "event")
 		case 1, 2: // what comes close to an earlier event of the same connection
 			c := rapid.SampledFrom(w.recent).Draw(t, "event")
-			if c.Type != schemas.NodeStarted {
+			if c.UID != "" {
 				c.Type = rapid.SampledFrom([]schemas.ConnectionType{schemas.Online, schemas.Offline}).Draw(t, "type")
 				c.HasDeviceFlag = true
+				if c.Type == schemas.Offline {
+					c.HasBackground, c.Background = false, false
+				}
 			}
 			c.Time += rapid.Int64Range(-1, 2).Draw(t, "later")
 			return c
@@ -315,6 +377,15 @@ func (w *world) event(t *rapid.T) schemas.Connection {
 		if c.HasDeviceFlag {
 			c.DeviceFlag = rapid.Uint8Range(0, 2).Draw(t, "flag")
 		}
+		if rapid.IntRange(0, 2).Draw(t, "has opened_at") == 0 {
+			c.OpenedAt = rapid.Int64Range(0, 3).Draw(t, "opened_at")
+		}
+		if c.Type != schemas.Offline && rapid.IntRange(0, 2).Draw(t, "has background") == 0 {
+			c.HasBackground, c.Background = true, rapid.Bool().Draw(t, "background")
+		}
+	}
+	if c.Type == schemas.Heartbeat && rapid.IntRange(0, 5).Draw(t, "node's") == 0 {
+		c.UID, c.ConnID, c.DeviceFlag, c.HasDeviceFlag, c.HasBackground, c.Background, c.OpenedAt = "", "", 0, false, false, false, -1
 	}
 	w.recent = append(w.recent, c)
 	return c
@@ -332,31 +403,104 @@ func (w *world) applyEvent(t *rapid.T, c schemas.Connection) {
 	now := w.clock - rapid.SampledFrom([]int64{0, 0, 0, 1, 25}).Draw(t, "skew")
 
 	var e Effects
-	outcome := w.table.Apply(&c, now, &e)
+	w.offset++
+	outcome, more := w.table.Apply(&c, Mark{Time: now, Offset: w.offset}, &e)
+	for more { // a start in parts, with commits, aborts and restores between them
+		w.between(t, &e)
+		var o Outcome
+		if o, more = w.table.Apply(&c, Mark{Time: now, Offset: w.offset}, &e); o != OutcomeNodeClosing {
+			t.Fatalf("a start goes on as %q", o)
+		}
+	}
 	w.saw[outcome]++
 	if !slices.Contains(Outcomes(), outcome) {
 		t.Fatalf("outcome %q is not listed", outcome)
 	}
-	want := w.model.apply(&c, now)
+	want := w.model.apply(&c, now, w.offset)
 	got := modelResult{outcome: outcome}
 	for _, ev := range e.Events {
 		got.items = append(got.items, item(ev))
 	}
 	for _, ch := range e.Changes {
-		got.writes = append(got.writes, inModelWords(describe(t, ch)))
+		got.writes = append(got.writes, describe(t, ch))
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(modelResult{})); diff != "" {
 		t.Fatalf("%+v at %d (-model +table):\n%s", c, now, diff)
 	}
-	w.uncommitted = append(w.uncommitted, e.Changes...)
+	w.uncommitted = append(w.uncommitted, e.Changes[w.partial:]...)
 
 	// A table that forgets nothing decides the same.
 	var lazy Effects
-	if o := w.unexpired.Apply(&c, now, &lazy); o != outcome {
+	o, more := w.unexpired.Apply(&c, Mark{Time: now, Offset: w.offset}, &lazy)
+	for more {
+		_, more = w.unexpired.Apply(&c, Mark{Time: now, Offset: w.offset}, &lazy)
+	}
+	if o != outcome {
 		t.Fatalf("%+v at %d: %q, and without Expire %q", c, now, outcome, o)
 	}
 	if diff := cmp.Diff(e.Events, lazy.Events); diff != "" {
 		t.Fatalf("%+v at %d (-expiring +not):\n%s", c, now, diff)
+	}
+	if w.partial > 0 {
+		w.commit(t)
+		w.partial = 0
+	}
+}
+
+// between is what may happen between the parts of a start: a commit, and another process that goes on.
+func (w *world) between(t *rapid.T, e *Effects) {
+	choice := rapid.IntRange(0, 2).Draw(t, "between")
+	if choice == 0 {
+		return
+	}
+	w.table.Commit()
+	w.log, w.uncommitted = append(append(w.log, w.uncommitted...), e.Changes[w.partial:]...), nil
+	w.partial = len(e.Changes)
+	w.saw["parts"]++
+	if choice == 2 {
+		w.table = restored(t, w.rules, w.log)
+		w.begin()
+	}
+}
+
+// begin has a table that was restored hear from here on.
+func (w *world) begin() {
+	w.table.Begin(w.offset)
+	for i := range w.model.conns {
+		w.model.conns[i].sign = max(w.model.conns[i].sign, w.offset)
+	}
+}
+
+// silence closes what has been silent for long.
+func (w *world) silence(t *rapid.T) {
+	since := w.offset - rapid.Int64Range(-1, 10).Draw(t, "silent for")
+	var due []schemas.Expire
+	w.table.Sweep(1000, since, func(x schemas.Expire) { due = append(due, x) })
+	w.table.EndSweep()
+	for _, x := range due {
+		o, known := w.model.take(x.UID, string(x.NodeID), string(x.ConnID))
+		if !known || !o.open || o.sign >= since {
+			t.Fatalf("%+v is asked to be closed, and the model says: known %v, %v, last sign %d, since %d", x, known, o, o.sign, since)
+		}
+		o.open, o.closedOnline, o.made = false, o.version, w.clock
+		w.model.conns = append(w.model.conns, o)
+		want := modelResult{OutcomeExpired, []string{w.model.item(o, o.flag, 0)}, []string{o.String()}}
+		var e, lazy Effects
+		got := modelResult{outcome: w.table.ExpireConnection(&x, w.clock, &e)}
+		for _, ev := range e.Events {
+			got.items = append(got.items, item(ev))
+		}
+		for _, ch := range e.Changes {
+			got.writes = append(got.writes, describe(t, ch))
+		}
+		if diff := cmp.Diff(want, got, cmp.AllowUnexported(modelResult{})); diff != "" {
+			t.Fatalf("%+v (-model +table):\n%s", x, diff)
+		}
+		if o := w.unexpired.ExpireConnection(&x, w.clock, &lazy); o != OutcomeExpired {
+			t.Fatalf("%+v: without Expire %q", x, o)
+		}
+		w.uncommitted = append(w.uncommitted, e.Changes...)
+		w.saw[OutcomeExpired]++
 	}
 }
 
@@ -424,6 +568,7 @@ func (w *world) restore(t *rapid.T) {
 		log = append(compacted(log[:n]), log[n:]...)
 	}
 	w.table = restored(t, w.rules, log)
+	w.begin()
 	if diff := cmp.Diff(w.before, contentsOf(w.table)); diff != "" {
 		t.Fatalf("restore (-before +after):\n%s", diff)
 	}
@@ -457,12 +602,13 @@ func TestModel(t *testing.T) {
 			"commit":   w.commit,
 			"rollback": w.rollback,
 			"restore":  w.restore,
+			"silence":  w.silence,
 			"":         w.check,
 		})
 	})
 	// Else the test has lost what it is for.
-	for _, o := range append(Outcomes(), "index", "forgotten") {
-		if saw[o] == 0 && o != OutcomeNodeHeartbeat {
+	for _, o := range append(Outcomes(), "index", "forgotten", "parts") {
+		if saw[o] == 0 && o != OutcomeHeard && o != OutcomeNodeClosing { // which other tests show
 			t.Errorf("never seen: %s", o)
 		}
 	}

@@ -1,6 +1,7 @@
 package presence
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -17,48 +18,101 @@ const (
 	OutcomeFlagChanged      Outcome = "flag_changed"      // closed a connection and opened it with another flag
 	OutcomeAlive            Outcome = "alive"             // heartbeat of an open connection
 	OutcomeClosed           Outcome = "closed"            // closed a connection
-	OutcomeNodeStarted      Outcome = "node_started"      // closed what a node had, if anything
+	OutcomeNodeStarted      Outcome = "node_started"      // closed what a node had, if anything, or began to
+	OutcomeNodeClosing      Outcome = "node_closing"      // went on closing what a node had
 	OutcomeNodeHeartbeat    Outcome = "node_heartbeat"    // heartbeat of a whole node
 	OutcomeStale            Outcome = "stale"             // ignored: older than the connection's version or the node's last start
 	OutcomeCopy             Outcome = "copy"              // ignored: an online not after the one that a remembered close closed
 	OutcomeNotOpen          Outcome = "not_open"          // ignored, at most remembered: offline of a connection that is not open
 	OutcomeHeartbeatUnknown Outcome = "heartbeat_unknown" // ignored: heartbeat without device_flag of a connection that is not open
 	OutcomeStartRepeated    Outcome = "start_repeated"    // ignored: node_started not after the node's last start
+	OutcomeBackground       Outcome = "background"        // heartbeat that changed whether a connection is in the background
+	OutcomeExpired          Outcome = "expired"           // closed a connection of which nothing was heard
+	OutcomeHeard            Outcome = "heard"             // ignored: an expire of a connection that has given a sign since
 )
 
 // Outcomes lists all outcomes.
 func Outcomes() []Outcome {
 	return []Outcome{
 		OutcomeOpened, OutcomeRefreshed, OutcomeFlagChanged, OutcomeAlive, OutcomeClosed, OutcomeNodeStarted,
-		OutcomeNodeHeartbeat, OutcomeStale, OutcomeCopy, OutcomeNotOpen, OutcomeHeartbeatUnknown, OutcomeStartRepeated,
+		OutcomeNodeClosing, OutcomeNodeHeartbeat, OutcomeStale, OutcomeCopy, OutcomeNotOpen, OutcomeHeartbeatUnknown,
+		OutcomeStartRepeated, OutcomeBackground, OutcomeExpired, OutcomeHeard,
 	}
 }
 
-// Apply applies a connection event that was read from the inbox at inboxTime (the inbox record's timestamp, Unix ms)
-// and appends what it causes to e. The event is as schemas decodes it.
-func (t *Table) Apply(c *schemas.Connection, inboxTime int64, e *Effects) Outcome {
-	if c.Type == schemas.NodeStarted {
-		return t.nodeStarted(c, inboxTime, e)
+// Mark is where in the inbox an event stands.
+type Mark struct {
+	Time   int64 // the inbox record's timestamp, Unix ms
+	Offset int64
+}
+
+// Apply applies a connection event that was read from the inbox at a mark and appends what it causes to e. The event is as
+// schemas decodes it. more says that it is to be applied again, at the same mark and before any other: a node's start
+// closes [Rules.ClosesAtOnce] connections at a time.
+func (t *Table) Apply(c *schemas.Connection, at Mark, e *Effects) (o Outcome, more bool) {
+	switch {
+	case c.Type == schemas.NodeStarted:
+		return t.nodeStarted(c, at, e)
+	case c.UID == "":
+		return t.nodeHeartbeat(c, at), false
 	}
-	if c.UID == "" {
-		return OutcomeNodeHeartbeat
-	}
+	return t.connection(c, at, e), false
+}
+
+func (t *Table) connection(c *schemas.Connection, at Mark, e *Effects) Outcome {
 	s := t.find(c.UID, c.NodeID, c.ConnID)
 	switch {
 	case c.Type == schemas.Offline && s.live():
-		return t.offline(&s, c, inboxTime, e)
+		return t.offline(&s, c, at.Time, e)
 	case c.Type == schemas.Offline:
-		return t.offlineNotOpen(&s, c, inboxTime, e)
-	case c.Type == schemas.Heartbeat && s.live() && c.Time < s.state.Version:
+		return t.offlineNotOpen(&s, c, at.Time, e)
+	case s.live() && older(c, &s.state):
 		return OutcomeStale
 	case c.Type == schemas.Heartbeat && s.live():
-		return OutcomeAlive
+		s.heard(at.Offset)
+		return t.alive(&s, c, at.Time, e)
 	case c.Type == schemas.Heartbeat && !c.HasDeviceFlag:
 		return OutcomeHeartbeatUnknown
 	case s.live():
+		s.heard(at.Offset)
 		return t.onlineOpen(&s, c, e)
 	}
-	return t.open(&s, c, inboxTime, e)
+	s.sign = at.Offset
+	return t.open(&s, c, at.Time, e)
+}
+
+// generation compares an event's opened_at with that of what is known of its connection: -1, 0 or 1, and 0 where one of
+// them has none.
+func generation(c *schemas.Connection, s *schemas.ConnectionState) int {
+	if c.OpenedAt < 0 || s.OpenedAt < 0 {
+		return 0
+	}
+	return cmp.Compare(c.OpenedAt, s.OpenedAt)
+}
+
+// older reports whether an event is older than the connection's version.
+func older(c *schemas.Connection, s *schemas.ConnectionState) bool {
+	g := generation(c, s)
+	return g < 0 || g == 0 && c.Time < s.Version
+}
+
+// heard notes a sign of life of a connection that is open.
+func (s *slot) heard(offset int64) {
+	s.sign = offset
+	s.user.conns[s.i].sign = offset
+}
+
+// nodeHeartbeat notes a sign of life of all connections of a node.
+func (t *Table) nodeHeartbeat(c *schemas.Connection, at Mark) Outcome {
+	n := t.byID[c.NodeID]
+	if n == nil {
+		return OutcomeNodeHeartbeat
+	}
+	if n.hasStart && t.rules.inForce(n.start.InboxTime, at.Time) && c.Time < n.start.Time {
+		return OutcomeStale
+	}
+	n.sign = at.Offset
+	return OutcomeNodeHeartbeat
 }
 
 // inForce says whether a close or node start that was made at inbox time made has an effect on a record of inboxTime.
@@ -75,10 +129,10 @@ func openState(c *schemas.Connection) schemas.ConnectionState {
 // open applies an online, or a heartbeat that may open, of a connection that is not open.
 func (t *Table) open(s *slot, c *schemas.Connection, inboxTime int64, e *Effects) Outcome {
 	if s.known && t.rules.inForce(s.state.InboxTime, inboxTime) {
-		if c.Time < s.state.Version {
+		if older(c, &s.state) {
 			return OutcomeStale
 		}
-		if c.Time <= s.state.Opened {
+		if generation(c, &s.state) == 0 && c.Time <= s.state.Opened {
 			return OutcomeCopy
 		}
 	}
@@ -95,10 +149,15 @@ func (t *Table) open(s *slot, c *schemas.Connection, inboxTime int64, e *Effects
 
 // onlineOpen applies an online of a connection that is open.
 func (t *Table) onlineOpen(s *slot, c *schemas.Connection, e *Effects) Outcome {
-	if c.Time < s.state.Version {
-		return OutcomeStale
-	}
 	old, state := s.state, openState(c)
+	if generation(c, &old) == 0 && state.DeviceFlag == old.DeviceFlag { // what it does not say of the same connection stays
+		if state.OpenedAt < 0 {
+			state.OpenedAt = old.OpenedAt
+		}
+		if !c.HasBackground {
+			state.Background = old.Background
+		}
+	}
 	if state == old {
 		return OutcomeRefreshed
 	}
@@ -113,19 +172,49 @@ func (t *Table) onlineOpen(s *slot, c *schemas.Connection, e *Effects) Outcome {
 	return OutcomeFlagChanged
 }
 
+// alive applies a heartbeat of a connection that is open. It never changes the flag; one of a later generation that could open
+// it has it be that one.
+func (t *Table) alive(s *slot, c *schemas.Connection, inboxTime int64, e *Effects) Outcome {
+	state := s.state
+	if c.HasBackground {
+		state.Background = c.Background
+	}
+	if c.HasDeviceFlag && generation(c, &s.state) > 0 {
+		// A start that came before it holds against it as against any that opens.
+		if n := s.key.node; n.hasStart && t.rules.inForce(n.start.InboxTime, inboxTime) && c.Time < n.start.Time {
+			return OutcomeStale
+		}
+		state.OpenedAt, state.Version = c.OpenedAt, c.Time
+	}
+	if state == s.state {
+		return OutcomeAlive
+	}
+	outcome := OutcomeBackground
+	if state.Version != s.state.Version || state.OpenedAt != s.state.OpenedAt {
+		outcome = OutcomeRefreshed
+	}
+	t.put(s, true, state)
+	e.write(s)
+	return outcome
+}
+
 // offline applies an offline of a connection that is open.
 func (t *Table) offline(s *slot, c *schemas.Connection, inboxTime int64, e *Effects) Outcome {
-	if c.Time < s.state.Version {
+	if older(c, &s.state) {
 		return OutcomeStale
 	}
-	t.close(s, c.Time, inboxTime, e)
+	opened := s.state.Version
+	if generation(c, &s.state) > 0 {
+		opened = c.Time // of a generation that was never seen open
+	}
+	t.close(s, c.Time, opened, max(c.OpenedAt, s.state.OpenedAt), inboxTime, e)
 	return OutcomeClosed
 }
 
-// close closes a connection that is open; version is the time of what closes it.
-func (t *Table) close(s *slot, version, inboxTime int64, e *Effects) {
+// close closes a connection that is open; version is the time of what closes it, opened that of the online that it closes.
+func (t *Table) close(s *slot, version, opened, openedAt, inboxTime int64, e *Effects) {
 	state := s.state
-	state.Open, state.Version, state.Opened, state.InboxTime = false, version, s.state.Version, inboxTime
+	state.Open, state.Version, state.Opened, state.OpenedAt, state.InboxTime = false, version, opened, openedAt, inboxTime
 	u := s.user
 	t.put(s, true, state)
 	e.write(s)
@@ -134,8 +223,10 @@ func (t *Table) close(s *slot, version, inboxTime int64, e *Effects) {
 
 // offlineNotOpen remembers a close of a connection that is not open, so that an online that is late opens no ghost.
 func (t *Table) offlineNotOpen(s *slot, c *schemas.Connection, inboxTime int64, e *Effects) Outcome {
-	if s.known && t.rules.inForce(s.state.InboxTime, inboxTime) && c.Time <= s.state.Version {
-		return OutcomeNotOpen
+	if s.known && t.rules.inForce(s.state.InboxTime, inboxTime) {
+		if g := generation(c, &s.state); g < 0 || g == 0 && c.Time <= s.state.Version {
+			return OutcomeNotOpen
+		}
 	}
 	t.intern(s, c.NodeID)
 	t.put(s, true, schemas.ConnectionState{
@@ -145,19 +236,43 @@ func (t *Table) offlineNotOpen(s *slot, c *schemas.Connection, inboxTime int64, 
 	return OutcomeNotOpen
 }
 
-// nodeStarted closes the connections of a node that are no newer than its start.
-func (t *Table) nodeStarted(c *schemas.Connection, inboxTime int64, e *Effects) Outcome {
+// nodeStarted closes the connections of a node that are no newer than its start, some at a time. The start is recorded with the
+// first of them: applied again at the same mark it goes on. Nothing else is applied before it is done, so that all
+// connections of the node that are no newer were open before it.
+func (t *Table) nodeStarted(c *schemas.Connection, at Mark, e *Effects) (o Outcome, more bool) {
+	inboxTime := at.Time
 	n := t.node(c.NodeID)
-	if n.hasStart && t.rules.inForce(n.start.InboxTime, inboxTime) && c.Time <= n.start.Time {
-		return OutcomeStartRepeated
+	start := schemas.NodeStart{Time: c.Time, InboxTime: inboxTime, Offset: at.Offset}
+	switch {
+	case n.hasStart && n.start == start:
+		o = OutcomeNodeClosing
+	case n.hasStart && t.rules.inForce(n.start.InboxTime, inboxTime) && c.Time <= n.start.Time:
+		t.noteUnused(n)
+		return OutcomeStartRepeated, false
+	default:
+		o = OutcomeNodeStarted
+		t.setStart(n, true, start)
+		e.writeStart(n)
 	}
-	t.setStart(n, true, schemas.NodeStart{Time: c.Time, InboxTime: inboxTime})
-	e.writeStart(n)
-	for _, k := range t.openedUntil(n, c.Time) {
+	if t.closing == nil || t.closing.node != n || t.closing.time != c.Time {
+		t.closing = &closing{node: n, time: c.Time, keys: t.openedUntil(n, c.Time)}
+	}
+	keys := t.closing.keys
+	if o == OutcomeNodeClosing && len(keys) == 0 {
+		o = OutcomeStartRepeated
+	}
+	if limit := t.rules.ClosesAtOnce; limit > 0 && len(keys) > limit {
+		keys = keys[:limit]
+	}
+	for _, k := range keys {
 		s := t.locate(k)
-		t.close(&s, c.Time, inboxTime, e)
+		t.close(&s, c.Time, s.state.Version, s.state.OpenedAt, inboxTime, e)
 	}
-	return OutcomeNodeStarted
+	if t.closing.keys = t.closing.keys[len(keys):]; len(t.closing.keys) > 0 {
+		return o, true
+	}
+	t.closing = nil
+	return o, false
 }
 
 // openedUntil returns the live connections of a node whose version is at or before time, in the order of (uid,

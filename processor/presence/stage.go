@@ -22,6 +22,16 @@ const Stage = "presence"
 // expirePerTransaction bounds how many remembered closes a partition forgets in one transaction.
 const expirePerTransaction = 500
 
+// closesAtOnce bounds how many connections a node's start closes in one transaction, in one partition.
+const closesAtOnce = 5_000
+
+// A sweep for silent connections takes sweepSteps caught_up records or more, of which one comes a second, and looks at
+// sweepLeast users at each at least.
+const (
+	sweepSteps = 10
+	sweepLeast = 1_000
+)
+
 // maxEffects is how many changes the stage keeps room for between transactions.
 const maxEffects = 16 << 10
 
@@ -41,6 +51,10 @@ type Config struct {
 	InboxKeep time.Duration
 	// OnlineFlags are the device flags that count as online for msg.offline; empty: all.
 	OnlineFlags []uint8
+	// BackgroundIsOnline is OFFHOOK_BACKGROUND_IS_ONLINE.
+	BackgroundIsOnline bool
+	// ConnectionTTL is OFFHOOK_CONNECTION_TTL: a connection that is silent for so long is closed; 0: none is.
+	ConnectionTTL time.Duration
 	// ShutdownTimeout bounds the end; 0: 10 s.
 	ShutdownTimeout time.Duration
 
@@ -50,7 +64,7 @@ type Config struct {
 
 // rules are the table's part of the settings.
 func (c *Config) rules() Rules {
-	r := Rules{CloseMemory: c.CloseMemory.Milliseconds()}
+	r := Rules{CloseMemory: c.CloseMemory.Milliseconds(), BackgroundIsOnline: c.BackgroundIsOnline, ClosesAtOnce: closesAtOnce}
 	if len(c.OnlineFlags) > 0 {
 		r.OnlineFlags = new([256]bool)
 		for _, flag := range c.OnlineFlags {
@@ -126,8 +140,10 @@ type stage struct {
 
 // part is one live inbox partition.
 type part struct {
-	table   *Table
-	touched bool // in the open transaction, which has had its share of expiry
+	table    *Table
+	liveness Liveness
+	begun    bool // a record was processed
+	touched  bool // in the open transaction, which has had its share of expiry
 }
 
 // tally counts what the open transaction did.
@@ -136,10 +152,14 @@ type tally struct {
 	statuses int
 	offline  int // msg.offline events
 	pushes   int // recipients in them
+	expires  int // connections whose close was asked for
 }
 
 // Revoked drops a partition's table.
 func (s *stage) Revoked(p txn.Partition) {
+	if part := s.parts[p.Partition]; part != nil {
+		part.table.EndSweep()
+	}
 	delete(s.parts, p.Partition)
 	s.ownedMu.Lock()
 	delete(s.owned, p.Partition)
@@ -149,6 +169,9 @@ func (s *stage) Revoked(p txn.Partition) {
 
 // Reset drops all tables.
 func (s *stage) Reset() {
+	for _, p := range s.parts {
+		p.table.EndSweep()
+	}
 	clear(s.parts)
 	s.touched = nil
 	s.effects, s.tally = Effects{}, tally{}
@@ -159,10 +182,10 @@ func (s *stage) Reset() {
 }
 
 // Process applies one inbox record.
-func (s *stage) Process(in txn.Input, emit func(*kgo.Record)) error {
+func (s *stage) Process(in txn.Input, emit func(*kgo.Record)) (more bool, err error) {
 	p := s.parts[in.Partition]
 	if p == nil {
-		return fmt.Errorf("the partition has no table")
+		return false, fmt.Errorf("the partition has no table")
 	}
 	s.headers = s.headers[:0]
 	for _, h := range in.Headers {
@@ -170,17 +193,20 @@ func (s *stage) Process(in txn.Input, emit func(*kgo.Record)) error {
 	}
 	rec, err := schemas.DecodeInbox(s.headers, in.Value)
 	if err != nil {
-		return err
+		return false, err
 	}
 	headers := txn.HeadersOf(in.Record)
-	now := in.Timestamp.UnixMilli()
+	at := Mark{Time: in.Timestamp.UnixMilli(), Offset: in.Offset}
+	if !p.begun {
+		p.begun = true
+		p.table.Begin(in.Offset)
+	}
 	events, changes := len(s.effects.Events), len(s.effects.Changes)
 	switch rec.Kind {
 	case schemas.InboxConnection:
-		if s.tally.outcomes == nil {
-			s.tally.outcomes = make(map[Outcome]int)
-		}
-		s.tally.outcomes[p.table.Apply(&rec.Connection, now, &s.effects)]++
+		var outcome Outcome
+		outcome, more = p.table.Apply(&rec.Connection, at, &s.effects)
+		s.count(outcome)
 	case schemas.InboxRecipients:
 		s.offline = p.table.AppendOffline(s.offline[:0], rec.UIDs)
 		if len(s.offline) > 0 {
@@ -192,13 +218,18 @@ func (s *stage) Process(in txn.Input, emit func(*kgo.Record)) error {
 			})
 		}
 		clear(s.offline)
+	case schemas.InboxCaughtUp:
+		p.liveness.CaughtUp(&rec.CaughtUp, at, in.Behind)
+		s.sweep(p, in.Partition, headers, emit)
+	case schemas.InboxExpire:
+		s.count(p.table.ExpireConnection(&rec.Expire, at.Time, &s.effects))
 	default:
-		return fmt.Errorf("inbox record of an unknown kind %d", rec.Kind)
+		return false, fmt.Errorf("inbox record of an unknown kind %d", rec.Kind)
 	}
 	if !p.touched {
 		p.touched = true
 		s.touched = append(s.touched, p)
-		p.table.Expire(now, expirePerTransaction, &s.effects)
+		p.table.Expire(at.Time, expirePerTransaction, &s.effects)
 	}
 	for i := range s.effects.Events[events:] {
 		e := &s.effects.Events[events+i]
@@ -211,7 +242,28 @@ func (s *stage) Process(in txn.Input, emit func(*kgo.Record)) error {
 	for _, c := range s.effects.Changes[changes:] {
 		emit(&kgo.Record{Topic: s.deps.Topics.Presence, Partition: in.Partition, Headers: headers, Key: c.Key, Value: c.Value})
 	}
-	return nil
+	return more, nil
+}
+
+func (s *stage) count(o Outcome) {
+	if s.tally.outcomes == nil {
+		s.tally.outcomes = make(map[Outcome]int)
+	}
+	s.tally.outcomes[o]++
+}
+
+// sweep asks for the close of silent connections, by records in the inbox: what was heard of one until it is read counts.
+func (s *stage) sweep(p *part, partition int32, headers []kgo.RecordHeader, emit func(*kgo.Record)) {
+	since, ok := p.liveness.Since()
+	if !ok {
+		return
+	}
+	p.table.Sweep(max(sweepLeast, p.table.Users()/sweepSteps), since, func(x schemas.Expire) {
+		s.tally.expires++
+		emit(&kgo.Record{
+			Topic: s.deps.Topics.Inbox, Partition: partition, Headers: headers, Key: []byte(x.UID), Value: schemas.AppendInboxExpire(nil, &x),
+		})
+	})
 }
 
 // Commit makes the tables' changes lasting.

@@ -713,3 +713,35 @@ func TestMetricsAreClean(t *testing.T) {
 		t.Error(problems, err)
 	}
 }
+
+// TestGatewayDies: a gateway with many connections is worked off over several transactions; each user's own closes come before its
+// next event, and another user's events go on.
+func TestGatewayDies(t *testing.T) {
+	kafkatest.Each(t, func(t *testing.T, c *kafkatest.Cluster) {
+		p := newPipeline(t, c)
+		const users = 5 * closesAtOnce // in four partitions: more than one transaction each
+		p.startRoute()
+		ps := p.startPresence()
+		records := make([]*kgo.Record, 0, users)
+		want := make(map[string][]string)
+		for i := range users {
+			uid := fmt.Sprintf("user%d", i)
+			records = append(records, p.event("online", uid, dev(i, "gw")))
+			want[uid] = []string{fmt.Sprintf("%s-0-1-%d-1-1", uid, i), fmt.Sprintf("%s-0-0-%d-0-0", uid, i), fmt.Sprintf("%s-0-1-%d-1-1", uid, users+i)}
+		}
+		p.Produce(t, records...)
+		kafkatest.Wait(t, time.Minute, "all online", func() bool { return ps.metric("offhook_presence_connections") == users })
+		records = []*kgo.Record{p.event("node_started", "", map[string]any{"node_id": "gw"})}
+		for i := range users {
+			records = append(records, p.event("online", fmt.Sprintf("user%d", i), dev(users+i, "other")))
+		}
+		for _, r := range records {
+			r.Partition = 0 // one input partition, and so one order
+		}
+		p.Produce(t, records...)
+		p.expect(want)
+		if n := ps.metric("offhook_presence_events_total/node_closing"); n < 1 {
+			t.Error("all was closed in one transaction")
+		}
+	})
+}

@@ -14,6 +14,11 @@ type Rules struct {
 	CloseMemory int64
 	// OnlineFlags are the device flags that count as online for msg.offline; nil: all.
 	OnlineFlags *[256]bool
+	// BackgroundIsOnline says whether a connection in the background spares its user a msg.offline
+	// (OFFHOOK_BACKGROUND_IS_ONLINE).
+	BackgroundIsOnline bool
+	// ClosesAtOnce is how many connections one call of Apply closes for a node's start at most; 0: all.
+	ClosesAtOnce int
 }
 
 // ExpireSlack is how long after its last effect a close or node start is kept before Expire forgets it, in ms of
@@ -104,6 +109,15 @@ type Table struct {
 	closeQueue queue[*remembered] // all of closes, by inbox time
 	startQueue queue[*node]       // nodes with a start, by inbox time
 
+	// floor is the inbox offset where the table began to hear signs of life: those before it are not known one by one, and
+	// count as if they had been there.
+	floor int64
+	// closing is what is left to close for a node's start; nil: none is under way. It is a memory of openedUntil alone, and
+	// may be thrown away.
+	closing *closing
+	sweep   func() (string, *user, bool) // the next of users; nil: the sweep begins anew
+	stop    func()                       // ends sweep
+
 	// undo and undoStarts hold what connections and node starts were before each change since the last Commit, in
 	// order. The two are independent of each other.
 	undo       []undoConnection
@@ -133,6 +147,13 @@ type remembered struct {
 	background bool
 }
 
+// closing are the connections that a node's start closes, in order, those that are closed already left out.
+type closing struct {
+	node *node
+	time int64
+	keys []key
+}
+
 // node is a gateway node.
 type node struct {
 	id       schemas.ID
@@ -143,12 +164,14 @@ type node struct {
 	listed   bool              // stands in Table.unused
 	start    schemas.NodeStart // its last start, where hasStart
 	at       int               // its place in startQueue, where hasStart
+	sign     int64             // the inbox offset of its last heartbeat as a whole
 }
 
 type undoConnection struct {
 	key   key
 	known bool
 	state schemas.ConnectionState
+	sign  int64
 }
 
 type undoStart struct {
@@ -180,7 +203,7 @@ func (t *Table) Remembered() int { return len(t.closes) }
 func (t *Table) AppendOffline(dst, uids []string) []string {
 	for _, uid := range uids {
 		u := t.users[uid]
-		if u == nil || t.rules.OnlineFlags != nil && !u.anyOf(t.rules.OnlineFlags) {
+		if u == nil || !u.spares(&t.rules) {
 			dst = append(dst, uid)
 		}
 	}
@@ -221,8 +244,10 @@ func (t *Table) Rollback() {
 	for i := len(t.undo) - 1; i >= 0; i-- {
 		u := &t.undo[i]
 		s := t.locate(u.key)
+		s.sign = u.sign
 		t.move(&s, u.known, u.state)
 	}
+	t.closing = nil
 	for i := len(t.undoStarts) - 1; i >= 0; i-- {
 		u := &t.undoStarts[i]
 		t.moveStart(u.node, u.hasStart, u.start)
@@ -289,6 +314,7 @@ type slot struct {
 	id    schemas.ID // the key's conn_id; empty where it has to be made of the key
 	known bool
 	state schemas.ConnectionState // where known
+	sign  int64                   // of a live connection: the inbox offset of its last sign of life
 
 	user   *user       // the uid's, nil where it has no live connection
 	i      int         // the connection's index in user.conns, where it is live
@@ -313,7 +339,8 @@ func (t *Table) locate(k key) slot {
 	}
 	if s.user != nil {
 		if i := s.user.find(&s.key); i >= 0 {
-			s.i, s.known, s.state = i, true, s.user.conns[i].state()
+			c := &s.user.conns[i]
+			s.i, s.known, s.state, s.sign = i, true, c.state(), c.sign
 			return s
 		}
 	}
@@ -334,7 +361,7 @@ func (t *Table) intern(s *slot, nodeID schemas.ID) {
 
 // put changes what is known of a connection, and what Rollback has to do.
 func (t *Table) put(s *slot, known bool, state schemas.ConnectionState) {
-	t.undo = append(t.undo, undoConnection{key: s.key, known: s.known, state: s.state})
+	t.undo = append(t.undo, undoConnection{key: s.key, known: s.known, state: s.state, sign: s.sign})
 	t.move(s, known, state)
 }
 
@@ -358,6 +385,7 @@ func (t *Table) move(s *slot, known bool, state schemas.ConnectionState) {
 			t.users[s.key.uid] = s.user
 		}
 		s.i = s.user.add(&s.key, state)
+		s.user.conns[s.i].sign = s.sign
 		t.live++
 		s.key.node.live++
 	}

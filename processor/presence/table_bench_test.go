@@ -27,7 +27,7 @@ func benchTable(users int) (t *Table, conns int) {
 	for u := range users {
 		for range 1 + u%2 {
 			c := benchEvent(schemas.Online, u, 1_000_000+conns, 1_700_000_000_000)
-			t.Apply(&c, 1_700_000_000_000, &e)
+			t.Apply(&c, Mark{Time: 1_700_000_000_000}, &e)
 			conns++
 			e.Events, e.Changes = e.Events[:0], e.Changes[:0]
 		}
@@ -58,7 +58,7 @@ func BenchmarkApply(b *testing.B) {
 		c := &events[n%len(events)]
 		now += 3 // so that about 110,000 closes are remembered
 		c.Time = now
-		table.Apply(c, now, &e)
+		table.Apply(c, Mark{Time: now}, &e)
 		if n++; n%1000 == 0 {
 			table.Expire(now, 1000, &e)
 			table.Commit()
@@ -76,7 +76,7 @@ func BenchmarkApplyManyConnections(b *testing.B) {
 			var e Effects
 			for i := range size {
 				c := benchEvent(schemas.Online, 0, i, 1)
-				table.Apply(&c, 1, &e)
+				table.Apply(&c, Mark{Time: 1}, &e)
 			}
 			table.Commit()
 			on, off := benchEvent(schemas.Online, 0, size, 1), benchEvent(schemas.Offline, 0, size, 1)
@@ -85,8 +85,8 @@ func BenchmarkApplyManyConnections(b *testing.B) {
 				now++
 				on.Time, off.Time = now, now
 				e.Events, e.Changes = e.Events[:0], e.Changes[:0]
-				table.Apply(&on, now, &e)
-				table.Apply(&off, now, &e)
+				table.Apply(&on, Mark{Time: now}, &e)
+				table.Apply(&off, Mark{Time: now}, &e)
 				table.Commit()
 			}
 		})
@@ -116,7 +116,7 @@ func BenchmarkNodeStarted(b *testing.B) {
 	c := schemas.Connection{Type: schemas.NodeStarted, NodeID: "3", Time: 1_700_000_000_000}
 	for b.Loop() {
 		var e Effects
-		table.Apply(&c, 1_700_000_001_000, &e)
+		table.Apply(&c, Mark{Time: 1_700_000_001_000}, &e)
 		table.Rollback()
 	}
 }
@@ -136,7 +136,7 @@ func BenchmarkMemory(b *testing.B) {
 		const closes = 500_000
 		for i := range closes {
 			c := benchEvent(schemas.Offline, i, i, 1)
-			table.Apply(&c, int64(i), &e)
+			table.Apply(&c, Mark{Time: int64(i)}, &e)
 			e.Events, e.Changes = e.Events[:0], e.Changes[:0]
 			if i%1000 == 0 {
 				table.Commit()

@@ -35,6 +35,8 @@ type script struct {
 	rules Rules
 	log   []Change // committed
 	open  []Change // not yet
+
+	offset int64 // of the last event in the inbox
 }
 
 type result struct {
@@ -89,16 +91,17 @@ func (s *script) step(line string) result {
 	}
 	var e Effects
 	var r result
+	s.offset++
 	switch verb {
 	case "online", "offline", "heartbeat":
 		c.Type = map[string]schemas.ConnectionType{"online": schemas.Online, "offline": schemas.Offline, "heartbeat": schemas.Heartbeat}[verb]
 		c.HasDeviceFlag = c.HasDeviceFlag || verb == "online"
 		c.UID, c.ConnID = args[0], schemas.ID(args[1])
-		r.outcome = s.table.Apply(&c, at, &e)
+		r.outcome, _ = s.table.Apply(&c, Mark{Time: at, Offset: s.offset}, &e)
 	case "node_started", "node_heartbeat":
 		c.Type = map[string]schemas.ConnectionType{"node_started": schemas.NodeStarted, "node_heartbeat": schemas.Heartbeat}[verb]
 		c.NodeID = schemas.ID(args[0])
-		r.outcome = s.table.Apply(&c, at, &e)
+		r.outcome, _ = s.table.Apply(&c, Mark{Time: at, Offset: s.offset}, &e)
 	case "expire":
 		s.table.Expire(at, limit, &e)
 	case "offline_of":
@@ -622,7 +625,7 @@ func TestWritesOnlyWhatChanged(t *testing.T) {
 		{"online u 1 flag=1 t=11 bg=true opened=5", 1},
 		{"online u 1 flag=1 t=5", 0},
 		{"heartbeat u 1 flag=1 t=50", 0},
-		{"heartbeat u 1 t=50 bg=false", 0},
+		{"heartbeat u 1 t=50 bg=false", 1},
 		{"heartbeat u 2 t=50", 0},
 		{"online u 1 flag=2 t=50", 1},
 		{"offline u 1 t=40", 0},
@@ -651,7 +654,7 @@ func TestChangesStayValid(t *testing.T) {
 	for i := range 2000 {
 		c := schemas.Connection{Type: schemas.Online, UID: strings.Repeat("u", 1+i%256), ConnID: schemas.ID(fmt.Sprint(i)), NodeID: "0", Time: int64(i)}
 		e.Events, e.Changes = e.Events[:0], e.Changes[:0]
-		table.Apply(&c, 0, &e)
+		table.Apply(&c, Mark{Time: 0}, &e)
 		if len(e.Changes) != 1 {
 			t.Fatalf("event %d: %d changes", i, len(e.Changes))
 		}

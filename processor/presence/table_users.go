@@ -15,12 +15,13 @@ type user struct {
 	index *userIndex // where there are more than a few
 }
 
-// conn is a live connection. There are millions of them, so it is packed: 40 bytes.
+// conn is a live connection. There are millions of them, so it is packed: 48 bytes.
 type conn struct {
 	text       *string // the conn_id where it is no integer, else nil
 	num        uint64  // the conn_id where it is an integer
 	version    int64
 	openedAt   int64
+	sign       int64  // the inbox offset of its last sign of life; in memory alone
 	node       uint32 // node.index
 	flag       uint8
 	background bool
@@ -40,8 +41,9 @@ type connName struct {
 }
 
 type flagCount struct {
-	flag uint8
-	n    int
+	flag       uint8
+	n          int
+	foreground int // of n: not in the background
 }
 
 // Above indexFrom connections a user has an index; it is dropped at indexTo, so that a user between the two does not
@@ -98,7 +100,7 @@ func (u *user) add(k *key, s schemas.ConnectionState) int {
 	u.conns = append(u.conns, c)
 	if u.index != nil {
 		u.index.at[c.name()] = i
-		u.index.count(c.flag, 1)
+		u.index.count(c.flag, c.background, 1)
 	} else if len(u.conns) > indexFrom {
 		u.buildIndex()
 	}
@@ -108,9 +110,9 @@ func (u *user) add(k *key, s schemas.ConnectionState) int {
 // replace changes the connection at i.
 func (u *user) replace(i int, s schemas.ConnectionState) {
 	c := &u.conns[i]
-	if u.index != nil && c.flag != s.DeviceFlag {
-		u.index.count(c.flag, -1)
-		u.index.count(s.DeviceFlag, 1)
+	if u.index != nil && (c.flag != s.DeviceFlag || c.background != s.Background) {
+		u.index.count(c.flag, c.background, -1)
+		u.index.count(s.DeviceFlag, s.Background, 1)
 	}
 	c.set(s)
 }
@@ -119,7 +121,7 @@ func (u *user) replace(i int, s schemas.ConnectionState) {
 func (u *user) remove(i int) {
 	last := len(u.conns) - 1
 	if u.index != nil {
-		u.index.count(u.conns[i].flag, -1)
+		u.index.count(u.conns[i].flag, u.conns[i].background, -1)
 		delete(u.index.at, u.conns[i].name())
 		if i != last {
 			u.index.at[u.conns[last].name()] = i
@@ -140,18 +142,20 @@ func (u *user) buildIndex() {
 	u.index = &userIndex{at: make(map[connName]int, 2*len(u.conns))}
 	for i := range u.conns {
 		u.index.at[u.conns[i].name()] = i
-		u.index.count(u.conns[i].flag, 1)
+		u.index.count(u.conns[i].flag, u.conns[i].background, 1)
 	}
 }
 
-func (x *userIndex) count(flag uint8, delta int) {
-	for i := range x.counts {
-		if x.counts[i].flag == flag {
-			x.counts[i].n += delta
-			return
-		}
+func (x *userIndex) count(flag uint8, background bool, delta int) {
+	i := slices.IndexFunc(x.counts, func(c flagCount) bool { return c.flag == flag })
+	if i < 0 {
+		i = len(x.counts)
+		x.counts = append(x.counts, flagCount{flag: flag})
 	}
-	x.counts = append(x.counts, flagCount{flag, delta})
+	x.counts[i].n += delta
+	if !background {
+		x.counts[i].foreground += delta
+	}
 }
 
 // devices is the number of connections with that flag.
@@ -173,12 +177,15 @@ func (u *user) devices(flag uint8) int {
 	return n
 }
 
-// anyOf reports whether there is a connection with one of the flags.
-func (u *user) anyOf(flags *[256]bool) bool {
+// spares reports whether there is a connection that spares the user a msg.offline.
+func (u *user) spares(r *Rules) bool {
+	flag := func(flag uint8) bool { return r.OnlineFlags == nil || r.OnlineFlags[flag] }
 	if u.index != nil {
-		return slices.ContainsFunc(u.index.counts, func(c flagCount) bool { return c.n > 0 && flags[c.flag] })
+		return slices.ContainsFunc(u.index.counts, func(c flagCount) bool {
+			return flag(c.flag) && (c.foreground > 0 || r.BackgroundIsOnline && c.n > 0)
+		})
 	}
-	return slices.ContainsFunc(u.conns, func(c conn) bool { return flags[c.flag] })
+	return slices.ContainsFunc(u.conns, func(c conn) bool { return flag(c.flag) && (r.BackgroundIsOnline || !c.background) })
 }
 
 // splitID returns an id's integer and no text, or 0 and its text where it is none.

@@ -7,8 +7,10 @@ package route
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -54,6 +56,8 @@ type Config struct {
 	SystemUIDs []string
 	// NotifyOrderBy is what orders msg.notify: OrderByFrom (also where it is empty) or OrderByChannel.
 	NotifyOrderBy string
+	// ConnectionTTL is OFFHOOK_CONNECTION_TTL. Where it is 0, nothing that serves it alone is written to the inbox.
+	ConnectionTTL time.Duration
 	// ShutdownTimeout bounds the end; 0: 10 s.
 	ShutdownTimeout time.Duration
 }
@@ -70,7 +74,7 @@ type Deps struct {
 
 // Run runs the stage until ctx ends, and returns nil then. Any error ends the process: it is a sentence for its last
 // line.
-func Run(ctx context.Context, cfg Config, deps Deps) error {
+func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 	if cfg.MaxRecordBytes <= 0 {
 		cfg.MaxRecordBytes = 1 << 20
 	}
@@ -92,6 +96,18 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 		}
 		return err
 	}
+	h := &handler{router: newRouter(&cfg, deps.Topics, deps.Owned.Partitions), metrics: m}
+	h.leader.Topic, h.leader.Partition = cfg.leader()
+	if cfg.ConnectionTTL > 0 {
+		w := &watcher{cfg: &cfg, deps: &deps, log: log, leads: h.leads.Load}
+		watching, stop := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		go func() { ended <- w.run(watching) }()
+		defer func() {
+			stop()
+			err = errors.Join(err, <-ended)
+		}()
+	}
 	return txn.Run(ctx, txn.Config{
 		Stage:           Stage,
 		Prefix:          cfg.Prefix,
@@ -100,9 +116,10 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 		CommitInterval:  cfg.CommitInterval,
 		MaxRecordBytes:  cfg.MaxRecordBytes,
 		ShutdownTimeout: cfg.ShutdownTimeout,
+		PastMarkers:     cfg.ConnectionTTL > 0,
 	}, txn.Deps{
 		Kafka: deps.Kafka, Log: deps.Log, Registerer: deps.Registerer, Stage: deps.Stage,
-		Handler: &handler{router: newRouter(&cfg, deps.Topics, deps.Owned.Partitions), metrics: m},
+		Handler: h,
 	})
 }
 
@@ -115,18 +132,30 @@ func (c *Config) inputs() []string {
 type handler struct {
 	router  *router
 	metrics *metrics
+	leader  txn.Partition // whose owner speaks for all
+	leads   atomic.Bool
 }
 
 // Restore has nothing to restore.
-func (h *handler) Restore(context.Context, txn.Partition) (func(), error) { return nil, nil }
+func (h *handler) Restore(_ context.Context, p txn.Partition) (func(), error) {
+	return func() {
+		if p == h.leader {
+			h.leads.Store(true)
+		}
+	}, nil
+}
 
 // Revoked drops nothing.
-func (h *handler) Revoked(txn.Partition) {}
+func (h *handler) Revoked(p txn.Partition) {
+	if p == h.leader {
+		h.leads.Store(false)
+	}
+}
 
 // Process routes one record.
-func (h *handler) Process(in txn.Input, emit func(*kgo.Record)) error {
+func (h *handler) Process(in txn.Input, emit func(*kgo.Record)) (more bool, err error) {
 	h.router.route(in, emit)
-	return nil
+	return false, nil
 }
 
 // Commit counts what the transaction did.
@@ -143,7 +172,10 @@ func (h *handler) Rollback() {
 }
 
 // Reset forgets it too.
-func (h *handler) Reset() { h.Rollback() }
+func (h *handler) Reset() {
+	h.leads.Store(false)
+	h.Rollback()
+}
 
 // metrics are the stage's counters.
 type metrics struct {
@@ -174,7 +206,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		dropped:           counter("offhook_route_dropped_recipients_total", "Elements of to_uids that are no uid, which are dropped."),
 		withoutRecipients: counter("offhook_route_messages_without_recipients_total", "Messages to a channel that is no person's, without to_uids: notified, and pushed to nobody."),
 		withoutPush:       counter("offhook_route_messages_without_push_total", "Messages with offline_push false: notified, and pushed to nobody."),
-		nodeHeartbeats:    counter("offhook_route_node_heartbeats_total", "Heartbeats of whole nodes, which are ignored."),
+		nodeHeartbeats:    counter("offhook_route_node_heartbeats_total", "Heartbeats of whole nodes; without OFFHOOK_CONNECTION_TTL they are ignored."),
 	}
 	for _, input := range []string{"connections", "messages"} {
 		m.records.WithLabelValues(input)

@@ -28,6 +28,8 @@ type router struct {
 	system      map[string]bool // uids that are never recipients
 	byChannel   bool            // OFFHOOK_NOTIFY_ORDER_BY=channel_id
 	maxBytes    int             // OFFHOOK_MAX_RECORD_BYTES
+	// nodeHeartbeats: heartbeats of whole nodes are passed on, since there is a time to live that they refresh.
+	nodeHeartbeats bool
 
 	tally tally
 
@@ -55,9 +57,11 @@ func newRouter(cfg *Config, topics kafka.Topics, partitions int32) *router {
 		system:      make(map[string]bool),
 		byChannel:   cfg.NotifyOrderBy == OrderByChannel,
 		maxBytes:    cfg.MaxRecordBytes,
-		tally:       tally{deadLetters: make(map[schemas.Reason]int)},
-		seen:        make(map[string]struct{}),
-		buckets:     make([][]string, partitions),
+
+		nodeHeartbeats: cfg.ConnectionTTL > 0,
+		tally:          tally{deadLetters: make(map[schemas.Reason]int)},
+		seen:           make(map[string]struct{}),
+		buckets:        make([][]string, partitions),
 	}
 	for _, topic := range cfg.ConnectionsTopics {
 		r.connections[topic] = true
@@ -110,9 +114,10 @@ func (r *router) connection(in txn.Input, emit func(*kgo.Record)) error {
 		return nil
 	}
 	if c.Type == schemas.Heartbeat {
-		// Refreshes the time to live of a node's connections, and there is none yet.
 		r.tally.nodeHeartbeats++
-		return nil
+		if !r.nodeHeartbeats {
+			return nil
+		}
 	}
 	value := schemas.AppendInboxConnection(nil, &c)
 	for p := range r.partitions {

@@ -321,10 +321,10 @@ func TestMetricsAreCleanAndCountWhatIsCommitted(t *testing.T) {
 	h := &handler{router: testRouter(nil), metrics: m}
 	value := `{"channel_id":"g","channel_type":2,"from_uid":"a","to_uids":["",7,"b"]}`
 	drop := func(*kgo.Record) {}
-	h.Process(input("im.messages", value), drop)
+	_, _ = h.Process(input("im.messages", value), drop)
 	h.Rollback()
-	h.Process(input("im.messages", value), drop)
-	h.Process(input("im.messages", "x"), drop)
+	_, _ = h.Process(input("im.messages", value), drop)
+	_, _ = h.Process(input("im.messages", "x"), drop)
 	h.Commit()
 	h.Commit()
 	families, err := reg.Gather()

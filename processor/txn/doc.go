@@ -28,6 +28,8 @@
 //     later revokes: End(TryAbort) after the idle poll takes it down.
 //   - A partition that nobody can look up (no leader) is left to kgo, which waits for it alone.
 //   - A record that a topic refuses as too large ends Run with what to set: the same transaction would fail for ever.
+//   - A record has more to do than one transaction should hold: the transaction ends, committed up to that record, and the
+//     partition is read again from it. kgo would commit all that was polled; the offset is put right in its request.
 //   - A process killed within a transaction blocks read-committed readers until the transaction times out (10 s) or
 //     the same transactional id is initialised again, which each session does first.
 //   - An offset out of range, at the assignment or while running: the loop goes on at the log's start, and counts and

@@ -30,6 +30,7 @@ type ownership struct {
 	next     int64 // the offset after the last one processed, in the open transaction too; unknown before the first
 	start    int64 // where reading began, for next; unknown: not told
 	inTxn    bool  // the open transaction has consumed from it
+	halfway  bool  // the record at next, which the open transaction has consumed, has more to do
 }
 
 // unknown is an offset that nobody has told.

@@ -86,6 +86,7 @@ type transaction struct {
 	produced int
 	bytes    int
 	doomed   bool // must be aborted
+	more     bool // a record goes on in the next transaction
 }
 
 type restored struct {
@@ -207,6 +208,9 @@ func (s *session) options() []kgo.Opt {
 		kgo.MetadataMinAge(250 * time.Millisecond),
 		// How soon new partitions of an input topic are seen.
 		kgo.MetadataMaxAge(30 * time.Second),
+	}
+	if s.cfg.PastMarkers {
+		opts = append(opts, kgo.KeepControlRecords())
 	}
 	if s.cfg.InstanceID != "" {
 		opts = append(opts, kgo.InstanceID(s.cfg.InstanceID))
@@ -401,7 +405,7 @@ func (s *session) loopUntil(ctx context.Context) error {
 		if err := s.process(fetches); err != nil {
 			return errors.Join(err, s.abandon())
 		}
-		if t := s.txn; t.doomed || time.Since(t.began) >= s.cfg.CommitInterval ||
+		if t := s.txn; t.doomed || t.more || time.Since(t.began) >= s.cfg.CommitInterval ||
 			t.consumed+t.produced >= maxRecords || t.bytes >= maxBytes {
 			if err := s.end(ctx, true); err != nil {
 				return err
@@ -508,22 +512,52 @@ func (s *session) process(fetches kgo.Fetches) error {
 						o.next = o.start
 					}
 					first := p.Records[0].Offset
-					if gone := min(first, p.LogStartOffset); o.next >= 0 && gone > o.next {
+					if gone := min(first, p.LogStartOffset); !o.halfway && o.next >= 0 && gone > o.next {
 						s.gap(topic.Topic, p.Partition, o.next, gone, "the log's start has passed the position")
 					}
 					for _, r := range p.Records {
-						t.consumed++
-						t.bytes += len(r.Key) + len(r.Value)
-						if err := s.deps.Handler.Process(Input{r, topic.TopicID}, emit); err != nil {
+						if o.halfway {
+							break // it and what follows are read again
+						}
+						if r.Attrs.IsControl() {
+							o.next = r.Offset + 1
+							continue
+						}
+						in := Input{Record: r, TopicID: topic.TopicID, Behind: p.HighWatermark - 1 - r.Offset}
+						more, err := s.deps.Handler.Process(in, emit)
+						if err != nil {
 							return Fatal(fmt.Errorf("process %s-%d offset %d: %w", topic.Topic, p.Partition, r.Offset, err))
 						}
+						t.consumed++
+						t.bytes += len(r.Key) + len(r.Value)
 						o.next = r.Offset + 1
+						if more {
+							o.next, o.halfway, t.more = r.Offset, true, true
+						}
 					}
 				}
 			}
 		}
 		return nil
 	})
+}
+
+// stepBack has the partitions be read again from the record that is not done. kgo takes all that was polled for committed.
+func (s *session) stepBack(t *transaction) {
+	back := make(map[string]map[int32]kgo.EpochOffset)
+	for _, o := range t.touched {
+		if !o.halfway {
+			continue
+		}
+		o.halfway = false
+		if back[o.Topic] == nil {
+			back[o.Topic] = make(map[int32]kgo.EpochOffset)
+		}
+		back[o.Topic][o.Partition.Partition] = kgo.EpochOffset{Epoch: -1, Offset: o.next}
+	}
+	if len(back) > 0 {
+		s.cl.SetOffsets(back)
+	}
 }
 
 // abandon aborts the open transaction before the session fails, so that readers do not wait for its timeout.
@@ -569,6 +603,7 @@ func (s *session) end(ctx context.Context, again bool) error {
 	s.metrics.duration.Observe(s.ended.Sub(t.began).Seconds())
 	for _, o := range t.touched {
 		o.inTxn = false
+		o.halfway = o.halfway && committed
 	}
 	if err != nil {
 		s.metrics.transactions.WithLabelValues(outcomeFailed).Inc()
@@ -577,6 +612,9 @@ func (s *session) end(ctx context.Context, again bool) error {
 	if committed {
 		for _, o := range t.touched {
 			o.committed = o.next
+		}
+		if err := s.bounded(func() error { s.stepBack(t); return nil }); err != nil {
+			return s.classify(fmt.Errorf("go on with a record: %w", err), s.committed)
 		}
 		s.deps.Handler.Commit()
 		s.loop.committed = true
@@ -625,10 +663,24 @@ func (s *session) end(ctx context.Context, again bool) error {
 // asMember refuses to commit under another member id than the one that the partitions were assigned to. kgo rejoins by
 // itself, under a new id, where the coordinator has forgotten the old one, and would commit what others may have owned
 // and moved on meanwhile. It is called with the id that the commit is about to carry.
+//
+// Of a partition with a record that is not done it commits no more than those before: kgo would commit what was polled.
 func (t *transaction) asMember(r *kmsg.TxnOffsetCommitRequest) error {
+	behind := make(map[Partition]int64)
 	for _, o := range t.touched {
 		if o.member != r.MemberID {
 			return fmt.Errorf("%w: the coordinator forgot the member that owned %s", errDoubt, o.Partition)
+		}
+		if o.halfway {
+			behind[o.Partition] = o.next
+		}
+	}
+	for i := range r.Topics {
+		for j := range r.Topics[i].Partitions {
+			p := &r.Topics[i].Partitions[j]
+			if next, ok := behind[Partition{r.Topics[i].Topic, p.Partition}]; ok {
+				p.Offset, p.LeaderEpoch = next, -1
+			}
 		}
 	}
 	return nil

@@ -32,6 +32,8 @@ type Config struct {
 	CommitInterval time.Duration
 	// MaxRecordBytes is OFFHOOK_MAX_RECORD_BYTES, of which the producer's limit is made. 0: 1 MiB.
 	MaxRecordBytes int
+	// PastMarkers has the group's offset pass the markers of the producers' transactions too, so that it reaches a topic's end.
+	PastMarkers bool
 	// ShutdownTimeout bounds the end: the open transaction and leaving the group. 0: 10 s.
 	ShutdownTimeout time.Duration
 }
@@ -61,6 +63,8 @@ type Input struct {
 	*kgo.Record
 	// TopicID is the id of the record's topic; zero where the broker is older than Kafka 3.1.
 	TopicID [16]byte
+	// Behind is how many offsets of the partition lay behind this one when it was fetched.
+	Behind int64
 }
 
 // Handler is the state and the rules that a loop runs. All methods but Restore are called by the loop goroutine,
@@ -74,8 +78,10 @@ type Handler interface {
 	// Revoked drops the state of a partition that was installed.
 	Revoked(p Partition)
 	// Process handles one record. emit produces a record in the open transaction; its Topic and Partition must be
-	// set. An error ends the loop: it is for what must not be skipped and cannot be mended by trying again.
-	Process(in Input, emit func(*kgo.Record)) error
+	// set. more says that the record has more to do than one transaction should hold: it is handed over again in the next
+	// one, before those behind it in its partition, and the group's offset passes it when more is false. Other partitions
+	// go on meanwhile. An error ends the loop: it is for what must not be skipped and cannot be mended by trying again.
+	Process(in Input, emit func(*kgo.Record)) (more bool, err error)
 	// Commit makes what Process changed since the last Commit or Rollback lasting; Rollback undoes it.
 	Commit()
 	Rollback()

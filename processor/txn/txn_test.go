@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,16 +42,27 @@ type counter struct {
 	resets   int
 	onRecord func(Input)
 	fail     error
+
+	// parts, where not nil, says into how many outputs, one a transaction, a record is cut; part is how many of those of the
+	// record at hand are out.
+	parts           func(value string) int
+	part, savedPart map[int32]int
 }
 
 func newCounter(out string) *counter {
-	return &counter{out: out, n: map[int32]int{}, saved: map[int32]int{}, owned: map[int32]bool{}}
+	return &counter{out: out, n: map[int32]int{}, saved: map[int32]int{}, owned: map[int32]bool{}, part: map[int32]int{}, savedPart: map[int32]int{}}
 }
 
 func (c *counter) Restore(ctx context.Context, p Partition) (func(), error) {
-	n := 0
+	n, part := 0, 0
 	_, err := ReadChangelog(ctx, c.deps.Kafka, c.deps.Log, Partition{c.out, p.Partition}, func(r *kgo.Record) error {
-		first, _, _ := strings.Cut(string(r.Value), " ")
+		first, value, _ := strings.Cut(string(r.Value), " ")
+		if c.parts != nil {
+			value, nth, _ := strings.Cut(value, "/")
+			if part, _ = strconv.Atoi(nth); part == c.parts(value) {
+				part = 0
+			}
+		}
 		got, err := strconv.Atoi(first)
 		if err != nil || got != n+1 {
 			return Fatal(fmt.Errorf("changelog has %q after %d", r.Value, n))
@@ -62,6 +74,7 @@ func (c *counter) Restore(ctx context.Context, p Partition) (func(), error) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.n[p.Partition], c.saved[p.Partition], c.owned[p.Partition] = n, n, true
+		c.part[p.Partition], c.savedPart[p.Partition] = part, part
 		c.restores++
 	}, err
 }
@@ -74,33 +87,44 @@ func (c *counter) Revoked(p Partition) {
 	delete(c.owned, p.Partition)
 }
 
-func (c *counter) Process(in Input, emit func(*kgo.Record)) error {
+func (c *counter) Process(in Input, emit func(*kgo.Record)) (more bool, err error) {
 	if c.onRecord != nil {
 		c.onRecord(in)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.owned[in.Partition] {
-		return errors.New("a record of a partition that was not restored")
+		return false, errors.New("a record of a partition that was not restored")
 	}
 	if c.fail != nil {
-		return c.fail
+		return false, c.fail
 	}
 	c.n[in.Partition]++
-	emit(&kgo.Record{Topic: c.out, Partition: in.Partition, Value: fmt.Appendf(nil, "%d %s", c.n[in.Partition], in.Value)})
-	return nil
+	value := string(in.Value)
+	if c.parts != nil {
+		c.part[in.Partition]++
+		n := c.part[in.Partition]
+		if more = n < c.parts(value); !more {
+			c.part[in.Partition] = 0
+		}
+		value += "/" + strconv.Itoa(n)
+	}
+	emit(&kgo.Record{Topic: c.out, Partition: in.Partition, Value: fmt.Appendf(nil, "%d %s", c.n[in.Partition], value)})
+	return more, nil
 }
 
 func (c *counter) Commit() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	maps.Copy(c.saved, c.n)
+	maps.Copy(c.savedPart, c.part)
 }
 
 func (c *counter) Rollback() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	maps.Copy(c.n, c.saved)
+	maps.Copy(c.part, c.savedPart)
 }
 
 func (c *counter) Reset() {
@@ -294,6 +318,68 @@ func TestEveryRecordOnce(t *testing.T) {
 	w.send(50)
 	w.run(w.config())
 	w.all()
+}
+
+// TestRecordInParts: a record that takes several transactions is handed over again until it is done, those behind it wait, and the
+// others' partitions go on; through aborts, rebalances and new sessions each part comes once, in order.
+func TestRecordInParts(t *testing.T) {
+	parts := func(value string) int {
+		if n, _ := strconv.Atoi(value); n%16 == 0 { // all in one partition
+			return 5
+		}
+		return 1
+	}
+	inParts := func(c *counter) { c.parts = parts }
+	w := newWorld(t)
+	w.send(400)
+	first := w.run(w.config(), inParts)
+	complete := func() bool {
+		n := 0
+		for i := range w.sent {
+			n += parts(strconv.Itoa(i))
+		}
+		return len(w.numbered()) == n
+	}
+	w.wait("all parts", complete)
+	w.answer(kmsg.EndTxn, 1, endTxn(kerr.TransactionAbortable.Code))
+	w.send(200)
+	w.wait("all parts through an abort", complete)
+	if first.metric("offhook_transactions_total/aborted") == 0 {
+		t.Error("nothing was aborted")
+	}
+	w.answer(kmsg.EndTxn, 1, endTxn(kerr.ProducerFenced.Code))
+	w.send(200)
+	second := w.run(w.config(), inParts)
+	w.send(400)
+	w.wait("all parts through a new session and a rebalance", complete)
+	w.send(400)
+	if err := first.stop(); err != nil {
+		t.Error(err)
+	}
+	w.send(200)
+	w.wait("all parts as one member leaves", complete)
+	if err := second.stop(); err != nil {
+		t.Error(err)
+	}
+	next := make(map[int32][]string) // what out must hold, by partition
+	for i := range w.sent {
+		value := strconv.Itoa(i)
+		for n := range parts(value) {
+			p := int32(i % 4)
+			next[p] = append(next[p], fmt.Sprintf("%s/%d", value, n+1))
+		}
+	}
+	for p, want := range next {
+		var got []string
+		_, err := ReadChangelog(t.Context(), kafka.Config{Brokers: w.fake.ListenAddrs()}, slog.New(slog.DiscardHandler), Partition{"out", p}, func(r *kgo.Record) error {
+			_, value, _ := strings.Cut(string(r.Value), " ")
+			got = append(got, value)
+			return nil
+		})
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("partition %d (error %v) has\n%v, want\n%v", p, err, got, want)
+		}
+	}
 }
 
 func TestMetricsAreClean(t *testing.T) {

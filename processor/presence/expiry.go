@@ -1,0 +1,162 @@
+package presence
+
+import (
+	"iter"
+	"maps"
+
+	"github.com/offhook/offhook/schemas"
+)
+
+// Begin says at which inbox offset the table begins to hear signs of life. Those of before, which a restored table does not
+// know, count as if they had been there.
+func (t *Table) Begin(offset int64) { t.floor = offset }
+
+// lastSign is the inbox offset of the last sign of life of a connection: its own, its node's as a whole, or where the
+// table began to listen.
+func (t *Table) lastSign(c *conn) int64 {
+	sign := max(c.sign, t.floor)
+	if n := t.nodes[c.node]; n != nil {
+		sign = max(sign, n.sign)
+	}
+	return sign
+}
+
+// Sweep looks at the next users, at most limit of them, and calls each with every connection that has given no sign of life at
+// or after the inbox offset since. A sweep goes over all users in many calls, and then begins anew; connections that
+// open meanwhile may be looked at or not. It changes nothing.
+func (t *Table) Sweep(limit int, since int64, each func(schemas.Expire)) {
+	if t.floor >= since {
+		return // nobody can be that silent yet
+	}
+	for range limit {
+		if t.sweep == nil {
+			t.sweep, t.stop = iter.Pull2(maps.All(t.users))
+		}
+		uid, u, ok := t.sweep()
+		if !ok {
+			t.EndSweep()
+			return
+		}
+		for i := range u.conns {
+			c := &u.conns[i]
+			sign := t.lastSign(c)
+			if sign >= since {
+				continue
+			}
+			name := c.name()
+			each(schemas.Expire{UID: uid, NodeID: t.nodes[c.node].id, ConnID: joinID(name.num, name.text), Offset: sign})
+		}
+	}
+}
+
+// EndSweep lets go of what a sweep holds. A table that was swept must end so.
+func (t *Table) EndSweep() {
+	if t.stop != nil {
+		t.stop()
+	}
+	t.sweep, t.stop = nil, nil
+}
+
+// ExpireConnection closes a connection that has given no sign of life since x was written. The close carries the connection's
+// version, so that whatever is heard of it later counts as newer.
+func (t *Table) ExpireConnection(x *schemas.Expire, inboxTime int64, e *Effects) Outcome {
+	s := t.find(x.UID, x.NodeID, x.ConnID)
+	if !s.live() {
+		return OutcomeNotOpen
+	}
+	if t.lastSign(&s.user.conns[s.i]) > x.Offset {
+		return OutcomeHeard
+	}
+	t.close(&s, s.state.Version, s.state.Version, s.state.OpenedAt, inboxTime, e)
+	return OutcomeExpired
+}
+
+// Liveness says since when silence counts: while presence is at the inbox's end and route at the ends of all partitions
+// with connection events. It is pure; times are those of inbox records, Unix ms. The zero value counts no silence.
+type Liveness struct {
+	// TTL is OFFHOOK_CONNECTION_TTL in ms; 0: silence never counts.
+	TTL int64
+
+	topics  map[string]*coverage
+	current bool   // all partitions are covered
+	last    int64  // the time of the last record that kept it so
+	checks  []mark // of the current stretch, about one a second, the first at its begin
+}
+
+type mark = Mark
+
+// coverage is what route has said of one topic.
+type coverage struct {
+	partitions int32
+	read       map[int32]int64 // when a partition was last said to be read to the end
+}
+
+const (
+	// caughtUpGrace is how long a caught_up record counts: they come about once a second.
+	caughtUpGrace = 5_000
+	// caughtUpAge is how old the knowledge in one may be, by the clock that made both.
+	caughtUpAge = 5_000
+	// behindMax is how many records the inbox may have behind one that is read at its end.
+	behindMax = 10_000
+	// checkEvery is the distance of checks, in ms.
+	checkEvery = 1_000
+)
+
+// CaughtUp takes a caught_up record, read at a mark with behind records behind it.
+func (l *Liveness) CaughtUp(c *schemas.CaughtUp, at Mark, behind int64) {
+	if l.TTL <= 0 {
+		return
+	}
+	if at.Time-c.AsOf > caughtUpAge || behind > behindMax {
+		l.Interrupt()
+		return
+	}
+	if l.topics == nil {
+		l.topics = make(map[string]*coverage)
+	}
+	for _, t := range c.Topics {
+		cover := l.topics[t.Name]
+		if cover == nil {
+			cover = &coverage{read: make(map[int32]int64)}
+			l.topics[t.Name] = cover
+		}
+		cover.partitions = t.Partitions
+		for _, p := range t.Read {
+			cover.read[p] = at.Time
+		}
+	}
+	covered := len(c.Topics) > 0
+	for _, t := range c.Topics { // each record names all topics, whoever reads them
+		cover := l.topics[t.Name]
+		for p := range cover.partitions {
+			read, ok := cover.read[p]
+			covered = covered && ok && at.Time-read <= caughtUpGrace
+		}
+	}
+	switch {
+	case !covered:
+		l.Interrupt()
+		return
+	case !l.current, at.Time-l.last > caughtUpGrace:
+		l.checks = append(l.checks[:0], at)
+	case at.Time-l.checks[len(l.checks)-1].Time >= checkEvery:
+		l.checks = append(l.checks, at)
+	}
+	l.current, l.last = true, at.Time
+	// One check at or before the time from which on silence counts is enough.
+	for len(l.checks) > 1 && l.checks[1].Time <= at.Time-l.TTL {
+		l.checks = l.checks[1:]
+	}
+}
+
+// Interrupt says that what is heard does not tell who is silent: silence counts from anew.
+func (l *Liveness) Interrupt() { l.current, l.checks = false, l.checks[:0] }
+
+// Since is the inbox offset before which a connection's last sign must be for it to be closed: all of a time to live was
+// listened to since. false: nobody has been silent for that long.
+func (l *Liveness) Since() (offset int64, ok bool) {
+	if !l.current || len(l.checks) == 0 || l.checks[0].Time > l.last-l.TTL {
+		return 0, false
+	}
+	return l.checks[0].Offset, true
+}

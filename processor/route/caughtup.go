@@ -1,0 +1,128 @@
+package route
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/offhook/offhook/schemas"
+)
+
+// caughtUpEvery is how often presence is told where route is.
+const caughtUpEvery = time.Second
+
+// watcher tells presence, by a record in each inbox partition, which partitions with connection events the group has read to
+// their ends. What it says is read from the brokers, and so holds whoever reads a partition: ends first, and then what is
+// committed. A record that comes late is told by its time, which is of the clock that AsOf is of.
+//
+// It is no part of a transaction: all that the group has committed stands in the inbox before what it says of it.
+type watcher struct {
+	cfg    *Config
+	deps   *Deps
+	log    *slog.Logger
+	leads  func() bool // one process speaks for all
+	client *kgo.Client
+	adm    *kadm.Client
+}
+
+// run tells it until ctx ends.
+func (w *watcher) run(ctx context.Context) error {
+	client, err := w.deps.Kafka.NewClient(w.log, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.WithContext(ctx))
+	if err != nil {
+		return fmt.Errorf("set up a Kafka client of %s: %w", Stage, err)
+	}
+	defer client.Close()
+	w.client, w.adm = client, kadm.NewClient(client)
+	tick := time.NewTicker(caughtUpEvery)
+	defer tick.Stop()
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if !w.leads() {
+			continue
+		}
+		attempt, cancel := context.WithTimeout(ctx, 5*caughtUpEvery)
+		err := w.tell(attempt)
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && !failing:
+			w.log.Warn("presence cannot be told where route is: no time to live ends until it is", "error", err)
+		case err == nil && failing:
+			w.log.Info("presence is told again where route is")
+		}
+		failing = err != nil
+	}
+}
+
+// tell writes one record into each inbox partition.
+func (w *watcher) tell(ctx context.Context) error {
+	c, err := w.look(ctx)
+	if err != nil {
+		return err
+	}
+	value := schemas.AppendInboxCaughtUp(nil, c)
+	records := make([]*kgo.Record, w.deps.Owned.Partitions)
+	for p := range records {
+		records[p] = &kgo.Record{
+			Topic: w.deps.Topics.Inbox, Partition: int32(p), Value: value, Headers: []kgo.RecordHeader{kgo.RecordHeader(schemas.VersionHeader())},
+		}
+	}
+	if err := w.client.ProduceSync(ctx, records...).FirstErr(); err != nil {
+		return fmt.Errorf("write to the inbox: %w", err)
+	}
+	return nil
+}
+
+// look says where the group is. A topic that does not exist yet has no partitions, and holds up nothing.
+func (w *watcher) look(ctx context.Context) (*schemas.CaughtUp, error) {
+	c := &schemas.CaughtUp{AsOf: time.Now().UnixMilli()}
+	ends, err := w.adm.ListCommittedOffsets(ctx, w.cfg.ConnectionsTopics...)
+	if err != nil {
+		return nil, fmt.Errorf("list the ends of the connections topics: %w", err)
+	}
+	starts, err := w.adm.ListStartOffsets(ctx, w.cfg.ConnectionsTopics...)
+	if err != nil {
+		return nil, fmt.Errorf("list the starts of the connections topics: %w", err)
+	}
+	committed, err := w.adm.FetchOffsets(ctx, w.cfg.Prefix+"."+Stage)
+	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
+		return nil, fmt.Errorf("fetch the offsets of the group: %w", err)
+	}
+	for _, name := range w.cfg.ConnectionsTopics {
+		t := schemas.CaughtUpTopic{Name: name, Read: []int32{}}
+		for p, end := range ends[name] {
+			if errors.Is(end.Err, kerr.UnknownTopicOrPartition) {
+				continue
+			}
+			t.Partitions = max(t.Partitions, p+1)
+			if end.Err != nil {
+				continue
+			}
+			at := int64(-1)
+			if o, ok := committed.Lookup(name, p); ok && o.Err == nil {
+				at = o.At
+			}
+			start, ok := starts.Lookup(name, p)
+			if at >= end.Offset || at < 0 && ok && start.Err == nil && start.Offset == end.Offset {
+				t.Read = append(t.Read, p)
+			}
+		}
+		c.Topics = append(c.Topics, t)
+	}
+	return c, nil
+}
+
+// leader is the partition whose owner speaks for all.
+func (c *Config) leader() (topic string, partition int32) { return c.ConnectionsTopics[0], 0 }
