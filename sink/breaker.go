@@ -81,10 +81,11 @@ func (b *Breaker) Ask(lane laneKey, underway int, now time.Time) (ok bool, again
 		return true, time.Time{}
 	case underway > 0:
 		return false, time.Time{}
-	case b.holdUntil.After(now):
-		return false, b.holdUntil
-	case b.next.After(now) && !b.Untried(lane):
-		return false, b.next
+	case b.Untried(lane):
+		return true, time.Time{}
+	}
+	if at := later(b.next, b.holdUntil); at.After(now) {
+		return false, at
 	}
 	return true, time.Time{}
 }

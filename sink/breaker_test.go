@@ -85,6 +85,9 @@ func TestBreaker(t *testing.T) {
 		if ok, again := b.Ask(lane(0, 0).laneKey, 0, epoch.Add(59*time.Second)); ok || !again.Equal(epoch.Add(time.Minute)) {
 			t.Errorf("asked before the time that the endpoint named: %v, again at %v", ok, again)
 		}
+		if ok, _ := b.Ask(lane(1, 0).laneKey, 0, epoch); !ok {
+			t.Error("what the endpoint asked of one lane silences another, which it may take")
+		}
 		if ok, _ := b.Ask(lane(0, 0).laneKey, 0, epoch.Add(time.Minute)); !ok {
 			t.Error("no probe at the time that the endpoint named")
 		}
@@ -159,4 +162,8 @@ func TestBodyLimit(t *testing.T) {
 	l.refused(400, now)
 	now = now.Add(10 * bodyLimitRest)
 	check(1000)
+	l = bodyLimit{configured: 1 << 20}
+	l.refused(900, now)
+	now = now.Add(1000 * bodyLimitRest) // an idle night
+	check(1 << 20)
 }

@@ -176,6 +176,7 @@ func (s *session) committed(result commitResult) {
 		return
 	}
 	s.commitNotice = time.Time{}
+	defer s.reloadWaiting()
 	refused := false
 	var readable []*lane
 	for _, l := range lanes {
@@ -202,6 +203,17 @@ func (s *session) committed(result commitResult) {
 		s.metrics.commits.WithLabelValues("refused").Inc()
 	} else {
 		s.metrics.commits.WithLabelValues("committed").Inc()
+	}
+}
+
+// reloadWaiting begins lanes anew that waited for the end of a commit.
+func (s *session) reloadWaiting() {
+	waiting := s.reloading
+	s.reloading = nil
+	for _, l := range waiting {
+		if s.lanes[l.laneKey] == l {
+			s.reload(l)
+		}
 	}
 }
 

@@ -54,8 +54,9 @@ func (s *session) begin(l *lane, now time.Time) (again time.Time) {
 
 // dispatch begins requests, one of each lane that is ready in turn, as far as limit, pace and breaker allow.
 func (s *session) dispatch() {
-	now := time.Now()
 	for len(s.ready) > 0 && s.underway < s.cfg.MaxInFlight && !s.stopping && s.err == nil {
+		// Read each time: a lane that advance finds ready must be ready here too, or the two would go on for ever.
+		now := time.Now()
 		next := s.turn()
 		ok, again := s.endpoint.breaker.Ask(s.ready[next].laneKey, s.underway, now)
 		if ok {
@@ -204,6 +205,9 @@ func (s *session) failed(l *lane, b *Batch, id string, answer Answer, now time.T
 			return
 		}
 		delay = min(delay, left) // the last attempt is made when the time is over, and not a backoff later
+	}
+	if s.endpoint.breaker.Open() {
+		delay = min(delay, breakerCap) // the breaker spares the endpoint, and somebody must be there to probe
 	}
 	log = log.With("delay", max(delay, answer.RetryAfter))
 	if n := l.failures; n&(n-1) == 0 { // at 1, 2, 4, …

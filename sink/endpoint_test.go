@@ -425,6 +425,45 @@ func TestTurns(t *testing.T) {
 	s.work.Wait()
 }
 
+// TestDispatchEnds: a backoff that ends while dispatch runs does not have it go on for ever.
+func TestDispatchEnds(t *testing.T) {
+	s, deep := bareSession(t)
+	release := make(chan struct{})
+	e := newEndpoint(t, func(int, *http.Request) int { <-release; return 200 })
+	defer close(release)
+	s.cfg = (&fixture{Cluster: &kafkatest.Cluster{}}).config(e)
+	s.cfg.MaxInFlight = 1000
+	s.transport = NewTransport(s.cfg)
+	defer s.transport.Close()
+	for try := range 200 {
+		s.ready, s.underway = nil, 0
+		l := &lane{laneKey: laneKey{"t", int32(2 + try)}, event: schemas.EventOnlineStatus, timer: time.NewTimer(time.Hour)}
+		l.ctx, l.cancel = deep.ctx, deep.cancel
+		l.core = NewLane(LaneConfig{InFlight: 8, PlanAhead: 16, BatchMax: 1, BatchBytes: 1 << 20, UIDs: uidsOf(schemas.EventOnlineStatus)}, Plan{TopicID: testTopic}, false, false, epoch)
+		for i := range int64(2) {
+			r := testRecord(i, 5, epoch)
+			r.Key = fmt.Append(nil, i)
+			l.core.Read(r)
+		}
+		l.core.Cut(epoch)
+		settle(l.core, nil, epoch)
+		s.lanes[l.laneKey] = l
+		// The second batch waits after a failure; its time comes a moment after dispatch has begun.
+		second := l.core.batches[1]
+		l.core.Begin(second)
+		l.core.Retry(second, answered(503), 0, epoch)
+		second.notBefore = time.Now().Add(time.Duration(try) * 2 * time.Microsecond)
+		s.begin(l, time.Now())
+		done := make(chan struct{})
+		go func() { s.dispatch(); close(done) }()
+		select {
+		case <-done:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("try %d: dispatch does not return", try)
+		}
+	}
+}
+
 // TestOfflineObject: one msg.offline a request, as an object; what was planned longer goes as an array still.
 func TestOfflineObject(t *testing.T) {
 	c := kafkatest.New(t)

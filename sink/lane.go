@@ -330,7 +330,11 @@ func (l *Lane) plan() Plan {
 	}
 	if len(l.batches) > 0 {
 		if b := l.batches[0]; b.Attempts > 0 && !b.Dead.Is() {
-			p.Trouble = Trouble{Since: b.Failing.Unix(), Last: b.lastFailed.Unix(), Attempts: b.Attempts, Answer: b.answer}
+			since := b.Failing
+			if !b.trying.IsZero() {
+				since = b.trying // what the time to give up counts from, also for the next owner
+			}
+			p.Trouble = Trouble{Since: since.Unix(), Last: b.lastFailed.Unix(), Attempts: b.Attempts, Answer: b.answer}
 		}
 	}
 	return p

@@ -55,7 +55,7 @@ func (l *bodyLimit) refused(bytes int, now time.Time) {
 
 // at is the limit, in bytes of a batch's items.
 func (l *bodyLimit) at(now time.Time) int {
-	for l.bytes > 0 && !now.Before(l.grow) {
+	for l.bytes > 0 && l.bytes < l.configured && !now.Before(l.grow) {
 		l.bytes *= 2
 		l.grow = l.grow.Add(bodyLimitRest)
 	}

@@ -84,7 +84,7 @@ var deadMarks = map[schemas.Reason]byte{
 
 // Trouble says what became of the attempts to send a batch so far.
 type Trouble struct {
-	Since    int64  // when the first attempt failed, Unix seconds
+	Since    int64  // when the first attempt failed, or the first since the endpoint was wrong itself; Unix seconds
 	Last     int64  // when the last one failed, Unix seconds
 	Attempts int    // that failed, over all owners of the partition
 	Answer   string // the last one: an HTTP status, timeout or connection

@@ -27,7 +27,7 @@ func (s *session) fetched(fetches kgo.Fetches) {
 			return
 		}
 		delete(s.failures, l.laneKey)
-		held := newArena(batch.Records)
+		var held arena
 		for _, r := range batch.Records {
 			if r.Offset < l.core.Position() {
 				continue
@@ -51,20 +51,18 @@ func (s *session) fetched(fetches kgo.Fetches) {
 }
 
 // An arena holds copies of what is kept of a partition's records: a record's slices pin the whole response of a fetch,
-// with the records of all other partitions.
+// with the records of all other partitions. It is cut into chunks, so that one record that is kept long pins little.
 type arena []byte
 
-func newArena(records []*kgo.Record) arena {
-	size := 0
-	for _, r := range records {
-		size += len(r.Key) + len(r.Value) + len(header(r, schemas.HeaderTraceparent))
-	}
-	return make(arena, 0, size)
-}
+// arenaChunk is a chunk's size in bytes, but for a larger record.
+const arenaChunk = 64 << 10
 
 func (a *arena) clone(b []byte) []byte {
 	if b == nil {
 		return nil
+	}
+	if cap(*a)-len(*a) < len(b) {
+		*a = make(arena, 0, max(arenaChunk, len(b)))
 	}
 	start := len(*a)
 	*a = append(*a, b...)

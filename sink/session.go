@@ -71,6 +71,7 @@ type session struct {
 	committing []*lane
 	// revoking are the callbacks that wait for the commit in flight: the right to commit ends when they return.
 	revoking     []chan struct{}
+	reloading    []*lane   // that begin anew when the commit in flight, which has them, is answered
 	commitNotice time.Time // after a refusal that concerns all lanes: when to commit again; zero: at once
 	active       int       // batches that a goroutine works on
 	underway     int       // requests in flight, which are some of them
@@ -179,6 +180,7 @@ func runSession(ctx context.Context, cfg Config, deps Deps, log *slog.Logger, m 
 	s.work.Wait()
 	m.lanes.Set(0)
 	m.buffered.Set(0)
+	m.inFlight.Set(0)
 	s.reader.client.Close()
 	s.producer.Close()
 	leave, cancelLeave := context.WithTimeout(memberCtx, leaveTimeout)
@@ -322,8 +324,13 @@ func (s *session) assigned(member string, assigned map[string][]int32) {
 	s.report()
 }
 
-// reload begins a lane anew from what is committed, as the same member.
+// reload begins a lane anew from what is committed, as the same member. What a commit in flight says of it is not committed yet,
+// and may be when the plan is loaded, or not: it is waited for.
 func (s *session) reload(l *lane) {
+	if slices.Contains(s.committing, l) {
+		s.reloading = append(s.reloading, l)
+		return
+	}
 	s.assigned(l.member, map[string][]int32{l.topic: {l.partition}})
 }
 

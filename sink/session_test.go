@@ -119,3 +119,19 @@ func TestRetentionPassesReader(t *testing.T) {
 		}
 	})
 }
+
+// TestReloadWaitsForCommit: a lane that begins anew does so when the commit in flight that has it is answered: loaded before, its plan
+// may be another than the one that is committed then.
+func TestReloadWaitsForCommit(t *testing.T) {
+	s, l := bareSession(t)
+	l.core.Propose()
+	s.committing = []*lane{l}
+	s.reload(l)
+	if l.dead || s.lanes[l.laneKey] != l {
+		t.Fatal("it begins anew while the commit is in flight")
+	}
+	s.committed(commitResult{})
+	if again := s.lanes[l.laneKey]; !l.dead || again == l || again == nil {
+		t.Error("it does not begin anew when the commit is answered")
+	}
+}
