@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -208,8 +209,9 @@ func (s *session) committed(result commitResult) {
 
 // reloadWaiting begins lanes anew that waited for the end of a commit.
 func (s *session) reloadWaiting() {
-	waiting := s.reloading
-	s.reloading = nil
+	waiting, unloaded := s.reloading, s.unloaded
+	s.reloading, s.unloaded = nil, nil
+	s.beginLoad(slices.DeleteFunc(unloaded, func(l *lane) bool { return l.dead }))
 	for _, l := range waiting {
 		if s.lanes[l.laneKey] == l {
 			s.reload(l)

@@ -578,6 +578,7 @@ func (l *Lane) finish(b *Batch) {
 	for i := range b.Records {
 		l.bytes -= b.Records[i].size()
 	}
+	clear(b.Records) // the queue that they were cut from may live on
 	b.Records = nil
 	u := b.unit
 	if u.pieces--; u.pieces > 0 {

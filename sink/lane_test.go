@@ -802,3 +802,20 @@ func TestLaneRetryAfter(t *testing.T) {
 		t.Error("it is not tried again at the time that the endpoint named")
 	}
 }
+
+// TestLaneChangedPlan: what a lane found, and changed, does not take effect before it is committed, and is committed by itself.
+func TestLaneChangedPlan(t *testing.T) {
+	plan := Plan{TopicID: testTopic, Offset: 10, Batches: []Planned{{Last: 10, Dead: Dead{Reason: schemas.ReasonCut}}}}
+	l := NewLane(LaneConfig{InFlight: 1, UIDs: oneUID, BatchMax: 1, BatchBytes: 1 << 20, PlanAhead: 8, FlushInterval: time.Second}, plan, false, true, epoch)
+	if due := l.CommitDue(epoch); !due.Equal(epoch.Add(time.Second)) {
+		t.Errorf("the commit is due at %v, want within the flush interval", due)
+	}
+	l.Read(testRecord(10, 5, epoch))
+	if b, _ := l.Next(epoch); b != nil {
+		t.Fatal("a cut batch is executed before its plan is committed")
+	}
+	settle(l, nil, epoch)
+	if b, _ := l.Next(epoch); b == nil || !b.Dead.Is() {
+		t.Errorf("%+v is next, want the dead batch", b)
+	}
+}

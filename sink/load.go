@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -68,20 +69,24 @@ func (s *session) loadOnce(lanes []*lane) (rest []*lane, err error) {
 	if err != nil {
 		return lanes, fmt.Errorf("read topic ids: %w", err)
 	}
-	// The errors of single brokers come with what the others say, and are found again as partitions that are not listed.
-	starts, startErr := admin.ListStartOffsets(ctx, topics...)
-	ends, endErr := admin.ListEndOffsets(ctx, topics...)
-	listErr := firstError(startErr, endErr)
-	var at kadm.ListedOffsets
 	start := s.cfg.Start
 	if !start.IsSet() && s.cfg.Name == DefaultName {
 		start.kind = startEarliest
 	}
+	// The errors of single brokers come with what the others say, and are found again as partitions that are not listed. A
+	// broker that is silent costs its partitions alone: it is asked for all at once, and not for long.
+	listing, cancelListing := context.WithTimeout(ctx, listTimeout)
+	defer cancelListing()
+	var starts, ends, at kadm.ListedOffsets
+	var startErr, endErr, atErr error
+	var asked sync.WaitGroup
+	asked.Go(func() { starts, startErr = admin.ListStartOffsets(listing, topics...) })
+	asked.Go(func() { ends, endErr = admin.ListEndOffsets(listing, topics...) })
 	if start.kind == startTime {
-		var atErr error
-		at, atErr = admin.ListOffsetsAfterMilli(ctx, start.time.UnixMilli(), topics...)
-		listErr = firstError(listErr, atErr)
+		asked.Go(func() { at, atErr = admin.ListOffsetsAfterMilli(listing, start.time.UnixMilli(), topics...) })
 	}
+	asked.Wait()
+	listErr := firstError(startErr, endErr, atErr)
 	now := time.Now().Unix()
 	var found []resumption
 	var loaded []*lane

@@ -26,6 +26,8 @@ const (
 	leaveTimeout = 3 * time.Second
 	// loadTimeout bounds one attempt to load plans, so that a broker that is away holds up no others' lanes for long.
 	loadTimeout = 10 * time.Second
+	// listTimeout bounds the part of it that every broker is asked.
+	listTimeout = 4 * time.Second
 	// pollRecords bounds the records that one turn of the loop takes.
 	pollRecords = 4096
 	// What fetches hold at most beside what lanes hold, in bytes as the brokers send them, compressed: two of
@@ -72,6 +74,7 @@ type session struct {
 	// revoking are the callbacks that wait for the commit in flight: the right to commit ends when they return.
 	revoking     []chan struct{}
 	reloading    []*lane   // that begin anew when the commit in flight, which has them, is answered
+	unloaded     []*lane   // that are loaded then, since it has lanes of their partitions
 	commitNotice time.Time // after a refusal that concerns all lanes: when to commit again; zero: at once
 	active       int       // batches that a goroutine works on
 	underway     int       // requests in flight, which are some of them
@@ -318,10 +321,23 @@ func (s *session) assigned(member string, assigned map[string][]int32) {
 			loading = append(loading, l)
 		}
 	}
-	if len(loading) > 0 {
-		s.work.Go(func() { s.load(loading) })
-	}
+	s.beginLoad(loading)
 	s.report()
+}
+
+// beginLoad loads the plans of new lanes, those of partitions that a commit in flight has when that is answered.
+func (s *session) beginLoad(lanes []*lane) {
+	var now []*lane
+	for _, l := range lanes {
+		if slices.ContainsFunc(s.committing, func(c *lane) bool { return c.laneKey == l.laneKey }) {
+			s.unloaded = append(s.unloaded, l)
+		} else {
+			now = append(now, l)
+		}
+	}
+	if len(now) > 0 {
+		s.work.Go(func() { s.load(now) })
+	}
 }
 
 // reload begins a lane anew from what is committed, as the same member. What a commit in flight says of it is not committed yet,

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/offhook/offhook/internal/kafka/kafkatest"
+	"github.com/offhook/offhook/schemas"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -131,7 +132,63 @@ func TestReloadWaitsForCommit(t *testing.T) {
 		t.Fatal("it begins anew while the commit is in flight")
 	}
 	s.committed(commitResult{})
-	if again := s.lanes[l.laneKey]; !l.dead || again == l || again == nil {
-		t.Error("it does not begin anew when the commit is answered")
+	again := s.lanes[l.laneKey]
+	if !l.dead || again == l || again == nil {
+		t.Fatal("it does not begin anew when the commit is answered")
+	}
+	// Assigned again without a word while a commit has it: the new lane is loaded when that is answered.
+	s.committing = []*lane{again}
+	s.assigned("", map[string][]int32{"t": {1}})
+	if len(s.unloaded) != 1 || s.unloaded[0] == again || s.unloaded[0] != s.lanes[l.laneKey] {
+		t.Fatalf("its plan is loaded while the commit is in flight: %v", s.unloaded)
+	}
+	s.committed(commitResult{})
+	if len(s.unloaded) != 0 {
+		t.Error("its plan is not loaded when the commit is answered")
+	}
+}
+
+// TestNoSecondCommit: there is never a second commit in flight.
+func TestNoSecondCommit(t *testing.T) {
+	s, l := bareSession(t)
+	s.committing = []*lane{}
+	s.want[l] = struct{}{}
+	s.commit()
+	if len(s.want) != 1 || l.core.proposed != nil {
+		t.Error("a second commit is begun")
+	}
+}
+
+// TestUnwrittenLettersAreNotDone: a batch whose dead letters could not be written is not done.
+func TestUnwrittenLettersAreNotDone(t *testing.T) {
+	s, l := bareSession(t)
+	s.stopping = true
+	l.core = NewLane(LaneConfig{InFlight: 1, UIDs: oneUID, BatchMax: 1, BatchBytes: 1 << 20, PlanAhead: 8}, Plan{
+		TopicID: testTopic, Offset: 10, Batches: []Planned{{Last: 10, Dead: Dead{Reason: schemas.ReasonSkipped}}},
+	}, false, false, epoch)
+	l.core.Read(testRecord(10, 5, epoch))
+	b := next(l.core)
+	s.active = 1
+	s.buried(l, b, false)
+	if p := l.core.Propose(); p.Offset != 10 {
+		t.Errorf("the committed offset passes letters that were not written: %+v", p)
+	}
+}
+
+// TestBreakerClosesForAll: a success, or an answer that refuses the content, closes the breaker and ends all lanes' backoffs.
+func TestBreakerClosesForAll(t *testing.T) {
+	for _, status := range []int{200, 400} {
+		s, l := bareSession(t)
+		s.stopping = true // nothing is sent
+		l.core = testLane(LaneConfig{InFlight: 2, UIDs: byKey, BatchMax: 1, BatchBytes: 1 << 20, PlanAhead: 8, FlushInterval: time.Hour})
+		fill(l.core, 2, nil)
+		waits, probe := next(l.core), next(l.core)
+		l.core.Retry(waits, answered(503), 24*365*100*time.Hour, epoch)
+		s.endpoint.breaker = Breaker{open: true, failed: make(map[laneKey]struct{})}
+		s.active, s.underway = 1, 1
+		s.answered(l, probe, "id", answered(status), nil, time.Second)
+		if s.endpoint.breaker.Open() || !waits.notBefore.IsZero() {
+			t.Errorf("after %d the breaker is open: %v, another batch waits until %v", status, s.endpoint.breaker.Open(), waits.notBefore)
+		}
 	}
 }
