@@ -29,6 +29,10 @@ type watcher struct {
 	leads  func() bool // one process speaks for all
 	client *kgo.Client
 	adm    *kadm.Client
+
+	// asked is when ends were asked for, in the look before: what comes in all the time is never read to its very end.
+	asked int64
+	ends  kadm.ListedOffsets
 }
 
 // run tells it until ctx ends.
@@ -87,8 +91,8 @@ func (w *watcher) tell(ctx context.Context) error {
 
 // look says where the group is. A topic that does not exist yet has no partitions, and holds up nothing.
 func (w *watcher) look(ctx context.Context) (*schemas.CaughtUp, error) {
-	c := &schemas.CaughtUp{AsOf: time.Now().UnixMilli()}
-	ends, err := w.adm.ListCommittedOffsets(ctx, w.cfg.ConnectionsTopics...)
+	now := time.Now().UnixMilli()
+	next, err := w.adm.ListCommittedOffsets(ctx, w.cfg.ConnectionsTopics...)
 	if err != nil {
 		return nil, fmt.Errorf("list the ends of the connections topics: %w", err)
 	}
@@ -100,9 +104,16 @@ func (w *watcher) look(ctx context.Context) (*schemas.CaughtUp, error) {
 	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
 		return nil, fmt.Errorf("fetch the offsets of the group: %w", err)
 	}
+	c, ends := &schemas.CaughtUp{AsOf: w.asked}, w.ends
+	w.asked, w.ends = now, next
 	for _, name := range w.cfg.ConnectionsTopics {
 		t := schemas.CaughtUpTopic{Name: name, Read: []int32{}}
-		for p, end := range ends[name] {
+		for p := range next[name] {
+			end, ok := ends[name][p]
+			if !ok { // it is new, or this is the first look
+				t.Partitions = max(t.Partitions, p+1)
+				continue
+			}
 			if errors.Is(end.Err, kerr.UnknownTopicOrPartition) {
 				continue
 			}
