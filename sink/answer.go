@@ -67,6 +67,23 @@ func (a Answer) Code() string {
 	return string(a.Failure)
 }
 
+// statusOf is the HTTP status that a code is; 0: it is none.
+func statusOf(code string) int {
+	status, err := strconv.Atoi(code)
+	if err != nil || status < 100 || status > 999 {
+		return 0
+	}
+	return status
+}
+
+// judgeCode is the verdict on a code.
+func judgeCode(code string) Verdict {
+	if status := statusOf(code); status != 0 {
+		return JudgeStatus(status)
+	}
+	return VerdictRetry
+}
+
 // String is a sentence for the log.
 func (a Answer) String() string {
 	if a.Status != 0 {

@@ -106,19 +106,13 @@ func (s *session) turn() int {
 func (s *session) request(event schemas.Event, id string, records []Record) *Request {
 	r := &Request{Event: event, ID: id}
 	items := make([][]byte, len(records))
-	size := 2
 	for i := range records {
 		items[i] = records[i].Value
-		size += len(items[i]) + 1
 		if r.Traceparent == nil {
 			r.Traceparent = records[i].Traceparent
 		}
 	}
-	if event == schemas.EventOffline && s.cfg.OfflineObject && len(items) == 1 {
-		r.Body = items[0]
-	} else {
-		r.Body = schemas.AppendBody(make([]byte, 0, size), items)
-	}
+	r.Body = s.cfg.Body(event, items)
 	return r
 }
 

@@ -616,11 +616,6 @@ func (l *Lane) pop() {
 	}
 }
 
-// Underway reports whether a batch is under way.
-func (l *Lane) Underway() bool {
-	return slices.ContainsFunc(l.batches, func(b *Batch) bool { return b.state == batchUnderway })
-}
-
 // ID is the webhook-id of b.
 func (l *Lane) ID(partition int32, b *Batch) string {
 	return BatchID(l.topicID, partition, b.First, b.Last, l.rewind)

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/offhook/offhook/schemas"
@@ -190,11 +189,11 @@ func explain(lanes []LaneStatus) {
 			continue
 		}
 		note := ""
-		status, err := strconv.Atoi(t.Answer)
+		verdict := judgeCode(t.Answer)
 		switch {
-		case err == nil && JudgeStatus(status) == VerdictEndpoint:
+		case verdict == VerdictEndpoint:
 			note = "the endpoint or its settings are wrong"
-		case err == nil && JudgeStatus(status) == VerdictRefused:
+		case verdict == VerdictRefused:
 			note = "the endpoint refuses the content"
 		case well > 0:
 			note = "stuck on one batch, while other lanes are not in trouble"
@@ -254,9 +253,7 @@ func skipFirst(v view, now time.Time) (plan Plan, s Skipped, err error) {
 	}
 	dead := Dead{Reason: schemas.ReasonSkipped}
 	if t := s.Batch.Trouble; t != nil {
-		if status, err := strconv.Atoi(t.Answer); err == nil && status >= 100 && status <= 999 {
-			dead.Status = status
-		}
+		dead.Status = statusOf(t.Answer)
 	}
 	plan.Batches[len(plan.Batches)-len(r.plan.Batches)].Dead = dead
 	return plan, s, nil

@@ -91,12 +91,7 @@ type Trouble struct {
 }
 
 // verdict is that on the last answer.
-func (t Trouble) verdict() Verdict {
-	if status, err := strconv.Atoi(t.Answer); err == nil {
-		return JudgeStatus(status)
-	}
-	return VerdictRetry
-}
+func (t Trouble) verdict() Verdict { return judgeCode(t.Answer) }
 
 // End is the offset after the last batch: where the next one begins.
 func (p Plan) End() int64 {

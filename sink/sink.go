@@ -73,6 +73,18 @@ type Deps struct {
 // Group is the sink's consumer group.
 func (c Config) Group() string { return c.Prefix + ".sink." + c.Name }
 
+// Body is a request's body for items: an array, or the item itself where msg.offline goes as one object.
+func (c *Config) Body(event schemas.Event, items [][]byte) []byte {
+	if event == schemas.EventOffline && c.OfflineObject && len(items) == 1 {
+		return items[0]
+	}
+	size := 2
+	for _, item := range items {
+		size += len(item) + 1
+	}
+	return schemas.AppendBody(make([]byte, 0, size), items)
+}
+
 // Start is where a sink begins in a partition for which its group has no offset.
 type Start struct {
 	kind startKind
@@ -204,14 +216,9 @@ func requireOffsets(ctx context.Context, cfg Config, deps Deps, log *slog.Logger
 
 // eventTopics are the topics of events, each with its event.
 func eventTopics(events []schemas.Event, names kafka.Topics) map[string]schemas.Event {
-	all := map[schemas.Event]string{
-		schemas.EventOnlineStatus: names.OnlineStatus,
-		schemas.EventOffline:      names.Offline,
-		schemas.EventNotify:       names.Notify,
-	}
 	topics := make(map[string]schemas.Event, len(events))
 	for _, event := range events {
-		topics[all[event]] = event
+		topics[names.Of(event)] = event
 	}
 	return topics
 }

@@ -46,13 +46,8 @@ func (f *letterFlags) filter(topics kafka.Topics) deadletter.Filter {
 	filter := deadletter.Filter{
 		Sink: f.Sink, Topic: f.Topic, Reason: schemas.Reason(f.Reason), Since: time.Time(f.Since), Until: time.Time(f.Until), Partitions: f.Partition,
 	}
-	switch schemas.Event(f.Event) {
-	case schemas.EventOnlineStatus:
-		filter.Topic = topics.OnlineStatus
-	case schemas.EventOffline:
-		filter.Topic = topics.Offline
-	case schemas.EventNotify:
-		filter.Topic = topics.Notify
+	if f.Event != "" { // which does not go with --topic
+		filter.Topic = topics.Of(schemas.Event(f.Event))
 	}
 	return filter
 }

@@ -3,6 +3,8 @@ package kafka
 import (
 	"context"
 	"net"
+
+	"github.com/offhook/offhook/schemas"
 )
 
 // Config says how to reach the brokers.
@@ -49,6 +51,19 @@ func NewTopics(prefix string) Topics {
 // All lists the six names.
 func (t Topics) All() []string {
 	return []string{t.Inbox, t.Presence, t.OnlineStatus, t.Offline, t.Notify, t.DeadLetters}
+}
+
+// Of is the topic of an event; empty for one that is none of schemas.Events.
+func (t Topics) Of(event schemas.Event) string {
+	switch event {
+	case schemas.EventOnlineStatus:
+		return t.OnlineStatus
+	case schemas.EventOffline:
+		return t.Offline
+	case schemas.EventNotify:
+		return t.Notify
+	}
+	return ""
 }
 
 // Owned is what [Ensure] found.

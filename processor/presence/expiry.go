@@ -77,18 +77,10 @@ type Liveness struct {
 	// TTL is OFFHOOK_CONNECTION_TTL in ms; 0: silence never counts.
 	TTL int64
 
-	topics  map[string]*coverage
-	current bool   // all partitions are covered
-	last    int64  // the time of the last record that kept it so
-	checks  []mark // of the current stretch, about one a second, the first at its begin
-}
-
-type mark = Mark
-
-// coverage is what route has said of one topic.
-type coverage struct {
-	partitions int32
-	read       map[int32]int64 // when a partition was last said to be read to the end
+	read    map[string]map[int32]int64 // when each partition of a topic was last said to be read to its end
+	current bool                       // all partitions are covered
+	last    int64                      // the time of the last record that kept it so
+	checks  []Mark                     // of the current stretch, about one a second, the first at its begin
 }
 
 const (
@@ -111,25 +103,21 @@ func (l *Liveness) CaughtUp(c *schemas.CaughtUp, at Mark, behind int64) {
 		l.Interrupt()
 		return
 	}
-	if l.topics == nil {
-		l.topics = make(map[string]*coverage)
-	}
-	for _, t := range c.Topics {
-		cover := l.topics[t.Name]
-		if cover == nil {
-			cover = &coverage{read: make(map[int32]int64)}
-			l.topics[t.Name] = cover
-		}
-		cover.partitions = t.Partitions
-		for _, p := range t.Read {
-			cover.read[p] = at.Time
-		}
+	if l.read == nil {
+		l.read = make(map[string]map[int32]int64)
 	}
 	covered := len(c.Topics) > 0
 	for _, t := range c.Topics { // each record names all topics, whoever reads them
-		cover := l.topics[t.Name]
-		for p := range cover.partitions {
-			read, ok := cover.read[p]
+		last := l.read[t.Name]
+		if last == nil {
+			last = make(map[int32]int64)
+			l.read[t.Name] = last
+		}
+		for _, p := range t.Read {
+			last[p] = at.Time
+		}
+		for p := range t.Partitions {
+			read, ok := last[p]
 			covered = covered && ok && at.Time-read <= caughtUpGrace
 		}
 	}

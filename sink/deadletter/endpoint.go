@@ -24,13 +24,14 @@ type endpoint struct {
 }
 
 func newEndpoint(topic *Topic, cfg *Config) *endpoint {
-	return &endpoint{
+	e := &endpoint{
 		cfg: cfg, topic: topic, transport: sink.NewTransport(cfg.Sink), pace: newPace(cfg.Sink.Rate),
-		events: map[string]schemas.Event{
-			cfg.Topics.OnlineStatus: schemas.EventOnlineStatus, cfg.Topics.Offline: schemas.EventOffline, cfg.Topics.Notify: schemas.EventNotify,
-		},
-		host: cfg.Sink.URL.Scheme + "://" + cfg.Sink.URL.Host,
+		events: make(map[string]schemas.Event), host: cfg.Sink.URL.Scheme + "://" + cfg.Sink.URL.Host,
 	}
+	for _, event := range schemas.Events() {
+		e.events[cfg.Topics.Of(event)] = event
+	}
+	return e
 }
 
 func (e *endpoint) close() { e.transport.Close() }
@@ -53,12 +54,8 @@ func (e *endpoint) plan(_ context.Context, l *Letter) (Outcome, error) {
 }
 
 func (e *endpoint) carry(halt context.Context, l *Letter, o Outcome) (Outcome, error) {
-	request := &sink.Request{Event: e.events[l.Source.Topic], ID: o.ID}
-	if request.Event == schemas.EventOffline && e.cfg.Sink.OfflineObject {
-		request.Body = l.Value
-	} else {
-		request.Body = schemas.AppendBody(nil, [][]byte{l.Value})
-	}
+	event := e.events[l.Source.Topic]
+	request := &sink.Request{Event: event, ID: o.ID, Body: e.cfg.Sink.Body(event, [][]byte{l.Value})}
 	if schemas.ValidTraceparent(l.Traceparent) {
 		request.Traceparent = l.Traceparent
 	}
