@@ -177,7 +177,9 @@ func (s *session) committed(result commitResult) {
 		return
 	}
 	s.commitNotice = time.Time{}
-	defer s.reloadWaiting()
+	unloaded := s.unloaded
+	s.unloaded = nil
+	s.beginLoad(slices.DeleteFunc(unloaded, func(l *lane) bool { return l.dead }))
 	refused := false
 	var readable []*lane
 	for _, l := range lanes {
@@ -204,18 +206,6 @@ func (s *session) committed(result commitResult) {
 		s.metrics.commits.WithLabelValues("refused").Inc()
 	} else {
 		s.metrics.commits.WithLabelValues("committed").Inc()
-	}
-}
-
-// reloadWaiting begins lanes anew that waited for the end of a commit.
-func (s *session) reloadWaiting() {
-	waiting, unloaded := s.reloading, s.unloaded
-	s.reloading, s.unloaded = nil, nil
-	s.beginLoad(slices.DeleteFunc(unloaded, func(l *lane) bool { return l.dead }))
-	for _, l := range waiting {
-		if s.lanes[l.laneKey] == l {
-			s.reload(l)
-		}
 	}
 }
 

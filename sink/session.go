@@ -73,8 +73,7 @@ type session struct {
 	committing []*lane
 	// revoking are the callbacks that wait for the commit in flight: the right to commit ends when they return.
 	revoking     []chan struct{}
-	reloading    []*lane   // that begin anew when the commit in flight, which has them, is answered
-	unloaded     []*lane   // that are loaded then, since it has lanes of their partitions
+	unloaded     []*lane   // new lanes of partitions that the commit in flight has: they are loaded when it is answered
 	commitNotice time.Time // after a refusal that concerns all lanes: when to commit again; zero: at once
 	active       int       // batches that a goroutine works on
 	underway     int       // requests in flight, which are some of them
@@ -325,7 +324,8 @@ func (s *session) assigned(member string, assigned map[string][]int32) {
 	s.report()
 }
 
-// beginLoad loads the plans of new lanes, those of partitions that a commit in flight has when that is answered.
+// beginLoad loads the plans of new lanes. What a commit in flight says of a partition is not committed yet, and may be when the plan
+// is loaded, or not: the lanes of those partitions are loaded when it is answered.
 func (s *session) beginLoad(lanes []*lane) {
 	var now []*lane
 	for _, l := range lanes {
@@ -340,13 +340,8 @@ func (s *session) beginLoad(lanes []*lane) {
 	}
 }
 
-// reload begins a lane anew from what is committed, as the same member. What a commit in flight says of it is not committed yet,
-// and may be when the plan is loaded, or not: it is waited for.
+// reload begins a lane anew from what is committed, as the same member.
 func (s *session) reload(l *lane) {
-	if slices.Contains(s.committing, l) {
-		s.reloading = append(s.reloading, l)
-		return
-	}
 	s.assigned(l.member, map[string][]int32{l.topic: {l.partition}})
 }
 

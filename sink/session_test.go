@@ -121,30 +121,32 @@ func TestRetentionPassesReader(t *testing.T) {
 	})
 }
 
-// TestReloadWaitsForCommit: a lane that begins anew does so when the commit in flight that has it is answered: loaded before, its plan
-// may be another than the one that is committed then.
+// TestReloadWaitsForCommit: the plan of a lane that begins anew, after an error of its fetches or because it is assigned again without a
+// word, is loaded when the commit in flight that has its partition is answered: loaded before, it may be another than the one that is
+// committed then.
 func TestReloadWaitsForCommit(t *testing.T) {
-	s, l := bareSession(t)
-	l.core.Propose()
-	s.committing = []*lane{l}
-	s.reload(l)
-	if l.dead || s.lanes[l.laneKey] != l {
-		t.Fatal("it begins anew while the commit is in flight")
-	}
-	s.committed(commitResult{})
-	again := s.lanes[l.laneKey]
-	if !l.dead || again == l || again == nil {
-		t.Fatal("it does not begin anew when the commit is answered")
-	}
-	// Assigned again without a word while a commit has it: the new lane is loaded when that is answered.
-	s.committing = []*lane{again}
-	s.assigned("", map[string][]int32{"t": {1}})
-	if len(s.unloaded) != 1 || s.unloaded[0] == again || s.unloaded[0] != s.lanes[l.laneKey] {
-		t.Fatalf("its plan is loaded while the commit is in flight: %v", s.unloaded)
-	}
-	s.committed(commitResult{})
-	if len(s.unloaded) != 0 {
-		t.Error("its plan is not loaded when the commit is answered")
+	for name, begin := range map[string]func(*session, *lane){
+		"reloaded":       func(s *session, l *lane) { s.reload(l) },
+		"assigned again": func(s *session, _ *lane) { s.assigned("", map[string][]int32{"t": {1}}) },
+	} {
+		s, l := bareSession(t)
+		l.core.Propose()
+		s.committing = []*lane{l}
+		begin(s, l)
+		again := s.lanes[l.laneKey]
+		if !l.dead || again == l || again == nil {
+			t.Fatalf("%s: the lane does not begin anew", name)
+		}
+		if len(s.unloaded) != 1 || s.unloaded[0] != again {
+			t.Fatalf("%s: its plan is loaded while the commit is in flight", name)
+		}
+		s.committed(commitResult{})
+		if len(s.unloaded) != 0 || s.lanes[l.laneKey] != again {
+			t.Errorf("%s: its plan is not loaded when the commit is answered", name)
+		}
+		if l.core.Readable() {
+			t.Errorf("%s: the answer reached the lane that is gone", name)
+		}
 	}
 }
 
