@@ -18,7 +18,7 @@ import (
 const caughtUpEvery = time.Second
 
 // watcher tells presence, by a record in each inbox partition, which partitions with connection events the group has read to
-// their ends. What it says is read from the brokers, and so holds whoever reads a partition: ends first, and then what is
+// their ends. What it says is read from the brokers, and so holds whoever reads a partition: ends, and a second later what is
 // committed. A record that comes late is told by its time, which is of the clock that AsOf is of.
 //
 // It is no part of a transaction: all that the group has committed stands in the inbox before what it says of it.
@@ -109,24 +109,20 @@ func (w *watcher) look(ctx context.Context) (*schemas.CaughtUp, error) {
 	for _, name := range w.cfg.ConnectionsTopics {
 		t := schemas.CaughtUpTopic{Name: name, Read: []int32{}}
 		for p := range next[name] {
-			end, ok := ends[name][p]
-			if !ok { // it is new, or this is the first look
-				t.Partitions = max(t.Partitions, p+1)
-				continue
-			}
-			if errors.Is(end.Err, kerr.UnknownTopicOrPartition) {
+			if p < 0 { // so kadm says that there is no such topic
 				continue
 			}
 			t.Partitions = max(t.Partitions, p+1)
-			if end.Err != nil {
+			end, ok := ends[name][p]
+			if !ok || end.Err != nil { // it is new, or this is the first look
 				continue
 			}
 			at := int64(-1)
-			if o, ok := committed.Lookup(name, p); ok && o.Err == nil {
+			if o, found := committed.Lookup(name, p); found && o.Err == nil {
 				at = o.At
 			}
-			start, ok := starts.Lookup(name, p)
-			if at >= end.Offset || at < 0 && ok && start.Err == nil && start.Offset == end.Offset {
+			start, listed := starts.Lookup(name, p)
+			if at >= end.Offset || at < 0 && listed && start.Err == nil && start.Offset == end.Offset {
 				t.Read = append(t.Read, p)
 			}
 		}
