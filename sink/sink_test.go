@@ -341,6 +341,7 @@ func TestUnknownCommit(t *testing.T) {
 			cfg := f.config(e)
 			client := f.Client(t)
 			var commits, broken int
+			var calm bool // no further commit breaks: `late` is waited for
 			var late sync.WaitGroup
 			members := make(map[string]bool)
 			resent := make(map[string]bool) // by plan
@@ -357,16 +358,17 @@ func TestUnknownCommit(t *testing.T) {
 					return nil, nil, false
 				}
 				members[r.MemberID] = true
-				if commits++; commits != 3 && commits != 7 {
+				if commits++; calm || commits != 3 && commits != 7 {
 					return nil, nil, false
 				}
 				broken++
 				if tt.delay >= 0 {
 					resent[text(r)] = true
+					again := *r // the fake still reads its own, and a client sets the version of what it sends
 					late.Go(func() {
 						time.Sleep(tt.delay)
 						coordinator := kadm.NewClient(client).FindGroupCoordinators(t.Context(), cfg.Group())[cfg.Group()]
-						if _, err := client.Broker(int(coordinator.NodeID)).Request(t.Context(), r); err != nil {
+						if _, err := client.Broker(int(coordinator.NodeID)).Request(t.Context(), &again); err != nil {
 							t.Errorf("the late commit: %v", err)
 						}
 					})
@@ -378,6 +380,9 @@ func TestUnknownCommit(t *testing.T) {
 				f.produce(t, 10)
 			}
 			kafkatest.Wait(t, 60*time.Second, "all events", func() bool { return e.arrived() == 100*testPartitions })
+			mu.Lock()
+			calm = true
+			mu.Unlock()
 			late.Wait()
 			f.produce(t, 10)
 			kafkatest.Wait(t, 60*time.Second, "all events", func() bool { return e.arrived() == 110*testPartitions })
