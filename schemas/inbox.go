@@ -144,7 +144,7 @@ func AppendInboxExpire(dst []byte, e *Expire) []byte {
 
 // DecodeInbox decodes an inbox record; headers give its version (*VersionError if newer, and for an unknown kind).
 // Any other error is an *InvalidError.
-func DecodeInbox(headers []Header, value []byte) (Inbox, error) {
+func DecodeInbox[H AnyHeader](headers []H, value []byte) (Inbox, error) {
 	const what = "inbox record"
 	if err := CheckVersion(what, headers); err != nil {
 		return Inbox{}, err

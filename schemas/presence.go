@@ -40,18 +40,24 @@ func AppendPresenceKey(dst []byte, k PresenceKey) []byte {
 	return dst
 }
 
-// DecodePresenceKey is its inverse; strings are copies. An unknown kind is a *VersionError, any other error an
-// *InvalidError.
+// DecodePresenceKey is its inverse. The names share one copy of the key: clone one that is kept by itself. An unknown kind is
+// a *VersionError, any other error an *InvalidError.
 func DecodePresenceKey(key []byte) (PresenceKey, error) {
 	p := parser{what: "presence key", rest: key}
+	text := string(key)
+	name := func() string {
+		n := len(p.bytes())
+		end := len(text) - len(p.rest)
+		return text[end-n : end]
+	}
 	k := PresenceKey{Kind: PresenceKind(p.byte())}
 	switch k.Kind {
 	case PresenceConnection:
-		k.UID = string(p.bytes())
-		k.NodeID = ID(p.bytes())
-		k.ConnID = ID(p.bytes())
+		k.UID = name()
+		k.NodeID = ID(name())
+		k.ConnID = ID(name())
 	case PresenceNodeStart:
-		k.NodeID = ID(p.bytes())
+		k.NodeID = ID(name())
 	case PresenceStartMarker:
 	default:
 		p.unknown("kind %d", k.Kind)

@@ -36,6 +36,14 @@ type Header struct {
 	Value []byte
 }
 
+// AnyHeader is a Header, or a client's type that converts to it: kgo.RecordHeader.
+type AnyHeader interface {
+	~struct {
+		Key   string
+		Value []byte
+	}
+}
+
 // InvalidError says why a record cannot be used.
 type InvalidError struct {
 	Field  string // the JSON name of the field; empty where the record as a whole is wrong

@@ -12,12 +12,13 @@ func VersionHeader() Header { return Header{Key: HeaderVersion, Value: versionVa
 
 // CheckVersion returns a *VersionError where the headers say a version newer than Version, and an
 // *InvalidError where there is none or it is no number. what is the kind of record, e.g. "inbox record".
-func CheckVersion(what string, headers []Header) error {
+func CheckVersion[H AnyHeader](what string, headers []H) error {
 	for i := range headers {
-		if headers[i].Key != HeaderVersion {
+		h := Header(headers[i])
+		if h.Key != HeaderVersion {
 			continue
 		}
-		value := headers[i].Value
+		value := h.Value
 		n, ok := canonicalDigits(value, math.MaxInt64)
 		switch {
 		case ok && n >= 1 && n <= Version:

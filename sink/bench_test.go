@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,17 +28,9 @@ import (
 //
 //	go test ./sink -run '^$' -bench . -benchtime 1x
 
-// benchCluster is where the benchmarks run.
-func benchCluster(b *testing.B) *kafkatest.Cluster {
-	if os.Getenv(kafkatest.BrokersVariable) != "" {
-		return kafkatest.Real(b)
-	}
-	return kafkatest.New(b)
-}
-
 // benchFixture makes the owned topics with some partitions.
 func benchFixture(b *testing.B, partitions int32) *fixture {
-	c := benchCluster(b)
+	c := kafkatest.Bench(b)
 	f := &fixture{Cluster: c, topics: kafka.NewTopics(c.Prefix)}
 	var err error
 	f.owned, err = kafka.Ensure(b.Context(), c.Client(b), kafka.Spec{

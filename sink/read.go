@@ -105,9 +105,5 @@ func checkVersion(r *kgo.Record) error {
 	if v := header(r, schemas.HeaderVersion); len(v) == 1 && v[0] == '0'+schemas.Version {
 		return nil
 	}
-	headers := make([]schemas.Header, len(r.Headers))
-	for i, h := range r.Headers {
-		headers[i] = schemas.Header(h)
-	}
-	return schemas.CheckVersion("event", headers)
+	return schemas.CheckVersion("event", r.Headers)
 }

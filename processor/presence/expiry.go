@@ -1,11 +1,6 @@
 package presence
 
-import (
-	"iter"
-	"maps"
-
-	"github.com/offhook/offhook/schemas"
-)
+import "github.com/offhook/offhook/schemas"
 
 // Begin says at which inbox offset the table begins to hear signs of life. Those of before, which a restored table does not
 // know, count as if they had been there.
@@ -28,33 +23,26 @@ func (t *Table) Sweep(limit int, since int64, each func(schemas.Expire)) {
 	if t.floor >= since {
 		return // nobody can be that silent yet
 	}
-	for range limit {
-		if t.sweep == nil {
-			t.sweep, t.stop = iter.Pull2(maps.All(t.users))
-		}
-		uid, u, ok := t.sweep()
-		if !ok {
-			t.EndSweep()
+	for limit > 0 {
+		if t.swept == t.users.slab.used {
+			t.swept = 0
 			return
 		}
-		for i := range u.conns {
-			c := &u.conns[i]
+		t.swept++
+		u := t.users.slab.at(t.swept)
+		if u.n == 0 {
+			continue // nobody's place
+		}
+		limit--
+		for _, c := range t.users.connections(u) {
 			sign := t.lastSign(c)
 			if sign >= since {
 				continue
 			}
-			name := c.name()
-			each(schemas.Expire{UID: uid, NodeID: t.nodes[c.node].id, ConnID: joinID(name.num, name.text), Offset: sign})
+			num, text := t.users.id(c)
+			each(schemas.Expire{UID: u.uid, NodeID: t.nodes[c.node].id, ConnID: joinID(num, text), Offset: sign})
 		}
 	}
-}
-
-// EndSweep lets go of what a sweep holds. A table that was swept must end so.
-func (t *Table) EndSweep() {
-	if t.stop != nil {
-		t.stop()
-	}
-	t.sweep, t.stop = nil, nil
 }
 
 // ExpireConnection closes a connection that has given no sign of life since x was written. The close carries the connection's
@@ -64,7 +52,7 @@ func (t *Table) ExpireConnection(x *schemas.Expire, inboxTime int64, e *Effects)
 	if !s.live() {
 		return OutcomeNotOpen
 	}
-	if t.lastSign(&s.user.conns[s.i]) > x.Offset {
+	if t.lastSign(t.users.conns.at(s.conn)) > x.Offset {
 		return OutcomeHeard
 	}
 	t.close(&s, s.state.Version, s.state.Version, s.state.OpenedAt, inboxTime, e)

@@ -99,7 +99,7 @@ func TestSweep(t *testing.T) {
 		for range 60 / 7 {
 			table.Sweep(7, since, func(x schemas.Expire) { found[x.UID] = x })
 		}
-		table.EndSweep()
+		table.swept = 0
 		return found
 	}
 	found := sweep(51)

@@ -476,7 +476,7 @@ func (w *world) silence(t *rapid.T) {
 	since := w.offset - rapid.Int64Range(-1, 10).Draw(t, "silent for")
 	var due []schemas.Expire
 	w.table.Sweep(1000, since, func(x schemas.Expire) { due = append(due, x) })
-	w.table.EndSweep()
+	w.table.swept = 0
 	for _, x := range due {
 		o, known := w.model.take(x.UID, string(x.NodeID), string(x.ConnID))
 		if !known || !o.open || o.sign >= since {
@@ -582,7 +582,7 @@ func (w *world) check(t *rapid.T) {
 	if diff := cmp.Diff(w.model.offline(w.offlineUIDs), w.table.AppendOffline(nil, w.offlineUIDs)); diff != "" {
 		t.Fatalf("offline (-model +table):\n%s", diff)
 	}
-	for _, u := range w.table.users {
+	for u := range w.table.users.all() {
 		if u.index != nil {
 			w.saw["index"]++
 		}

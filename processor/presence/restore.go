@@ -16,13 +16,12 @@ func (s *stage) Restore(ctx context.Context, p txn.Partition) (func(), error) {
 	began := time.Now()
 	table := NewTable(s.rules)
 	changelog := txn.Partition{Topic: s.deps.Topics.Presence, Partition: p.Partition}
-	var headers []schemas.Header
 	n, err := txn.ReadChangelog(ctx, s.deps.Kafka, s.log, changelog, func(r *kgo.Record) error {
-		headers = headers[:0]
-		for _, h := range r.Headers {
-			headers = append(headers, schemas.Header(h))
+		err := schemas.CheckVersion("presence record", r.Headers)
+		if err == nil {
+			err = table.Restore(r.Key, r.Value)
 		}
-		if err := table.Restore(r.Key, r.Value, headers); err != nil {
+		if err != nil {
 			return txn.Fatal(fmt.Errorf("read %s offset %d: %w", changelog, r.Offset, err))
 		}
 		return nil

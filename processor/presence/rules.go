@@ -69,12 +69,12 @@ func (t *Table) connection(c *schemas.Connection, at Mark, e *Effects) Outcome {
 	case s.live() && older(c, &s.state):
 		return OutcomeStale
 	case c.Type == schemas.Heartbeat && s.live():
-		s.heard(at.Offset)
+		t.heard(&s, at.Offset)
 		return t.alive(&s, c, at.Time, e)
 	case c.Type == schemas.Heartbeat && !c.HasDeviceFlag:
 		return OutcomeHeartbeatUnknown
 	case s.live():
-		s.heard(at.Offset)
+		t.heard(&s, at.Offset)
 		return t.onlineOpen(&s, c, e)
 	}
 	s.sign = at.Offset
@@ -97,9 +97,9 @@ func older(c *schemas.Connection, s *schemas.ConnectionState) bool {
 }
 
 // heard notes a sign of life of a connection that is open.
-func (s *slot) heard(offset int64) {
+func (t *Table) heard(s *slot, offset int64) {
 	s.sign = offset
-	s.user.conns[s.i].sign = offset
+	t.users.conns.at(s.conn).sign = offset
 }
 
 // nodeHeartbeat notes a sign of life of all connections of a node.
@@ -143,7 +143,7 @@ func (t *Table) open(s *slot, c *schemas.Connection, inboxTime int64, e *Effects
 	t.intern(s, c.NodeID)
 	t.put(s, true, openState(c))
 	e.write(s)
-	e.event(s, c.DeviceFlag, true, s.user.devices(c.DeviceFlag), len(s.user.conns))
+	e.event(s, c.DeviceFlag, true, t.users.devices(s.user, c.DeviceFlag), int(s.user.n))
 	return OutcomeOpened
 }
 
@@ -167,8 +167,8 @@ func (t *Table) onlineOpen(s *slot, c *schemas.Connection, e *Effects) Outcome {
 		return OutcomeRefreshed
 	}
 	// Between the two events the connection counts for neither flag.
-	e.event(s, old.DeviceFlag, false, s.user.devices(old.DeviceFlag), len(s.user.conns)-1)
-	e.event(s, state.DeviceFlag, true, s.user.devices(state.DeviceFlag), len(s.user.conns))
+	e.event(s, old.DeviceFlag, false, t.users.devices(s.user, old.DeviceFlag), int(s.user.n)-1)
+	e.event(s, state.DeviceFlag, true, t.users.devices(s.user, state.DeviceFlag), int(s.user.n))
 	return OutcomeFlagChanged
 }
 
@@ -218,7 +218,7 @@ func (t *Table) close(s *slot, version, opened, openedAt, inboxTime int64, e *Ef
 	u := s.user
 	t.put(s, true, state)
 	e.write(s)
-	e.event(s, state.DeviceFlag, false, u.devices(state.DeviceFlag), len(u.conns))
+	e.event(s, state.DeviceFlag, false, t.users.devices(u, state.DeviceFlag), int(u.n))
 }
 
 // offlineNotOpen remembers a close of a connection that is not open, so that an online that is late opens no ghost.
@@ -284,16 +284,15 @@ func (t *Table) openedUntil(n *node, time int64) []key {
 	}
 	var keys []key
 	left := n.live
-	for uid, u := range t.users {
-		for i := range u.conns {
-			c := &u.conns[i]
+	for u := range t.users.all() {
+		for _, c := range t.users.connections(u) {
 			if c.node != n.index {
 				continue
 			}
 			left--
 			if c.version <= time {
-				name := c.name()
-				keys = append(keys, key{uid: uid, text: name.text, num: name.num, node: n})
+				num, text := t.users.id(c)
+				keys = append(keys, key{uid: u.uid, text: text, num: num, node: n})
 			}
 		}
 		if left == 0 {

@@ -131,7 +131,6 @@ type stage struct {
 	touched []*part // by the open transaction
 	effects Effects // of the open transaction
 	tally   tally
-	headers []schemas.Header
 	offline []string
 
 	ownedMu sync.Mutex
@@ -157,9 +156,6 @@ type tally struct {
 
 // Revoked drops a partition's table.
 func (s *stage) Revoked(p txn.Partition) {
-	if part := s.parts[p.Partition]; part != nil {
-		part.table.EndSweep()
-	}
 	delete(s.parts, p.Partition)
 	s.ownedMu.Lock()
 	delete(s.owned, p.Partition)
@@ -169,9 +165,6 @@ func (s *stage) Revoked(p txn.Partition) {
 
 // Reset drops all tables.
 func (s *stage) Reset() {
-	for _, p := range s.parts {
-		p.table.EndSweep()
-	}
 	clear(s.parts)
 	s.touched = nil
 	s.effects, s.tally = Effects{}, tally{}
@@ -187,11 +180,7 @@ func (s *stage) Process(in txn.Input, emit func(*kgo.Record)) (more bool, err er
 	if p == nil {
 		return false, fmt.Errorf("the partition has no table")
 	}
-	s.headers = s.headers[:0]
-	for _, h := range in.Headers {
-		s.headers = append(s.headers, schemas.Header(h))
-	}
-	rec, err := schemas.DecodeInbox(s.headers, in.Value)
+	rec, err := schemas.DecodeInbox(in.Headers, in.Value)
 	if err != nil {
 		return false, err
 	}

@@ -654,16 +654,26 @@ func TestStrangeInboxRecordEndsTheStage(t *testing.T) {
 }
 
 func TestStrangePresenceRecordEndsTheStage(t *testing.T) {
-	p := newPipeline(t, kafkatest.New(t))
-	p.Produce(t, &kgo.Record{Topic: p.topics.Presence, Key: []byte{250}, Value: []byte{9}, Headers: []kgo.RecordHeader{{Key: "v", Value: []byte("1")}}})
-	ps := p.startPresence()
-	select {
-	case <-ps.done:
-	case <-time.After(20 * time.Second):
-		t.Fatal("the stage did not end")
-	}
-	if ps.err == nil || !strings.Contains(ps.err.Error(), p.topics.Presence) {
-		t.Errorf("got %v, want an error that names the topic", ps.err)
+	known := schemas.AppendPresenceKey(nil, schemas.PresenceKey{Kind: schemas.PresenceConnection, UID: "u", NodeID: "1", ConnID: "1"})
+	for name, r := range map[string]*kgo.Record{
+		"an unknown kind": {Key: []byte{250}, Value: []byte{9}, Headers: []kgo.RecordHeader{{Key: "v", Value: []byte("1")}}},
+		"a newer version": {Key: known, Headers: []kgo.RecordHeader{{Key: "v", Value: []byte("1000")}}},
+		"no version":      {Key: known},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPipeline(t, kafkatest.New(t))
+			r.Topic = p.topics.Presence
+			p.Produce(t, r)
+			ps := p.startPresence()
+			select {
+			case <-ps.done:
+			case <-time.After(20 * time.Second):
+				t.Fatal("the stage did not end")
+			}
+			if ps.err == nil || !strings.Contains(ps.err.Error(), p.topics.Presence) {
+				t.Errorf("got %v, want an error that names the topic", ps.err)
+			}
+		})
 	}
 }
 

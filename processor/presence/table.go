@@ -3,6 +3,7 @@ package presence
 import (
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/offhook/offhook/schemas"
 )
@@ -99,7 +100,7 @@ func (e *Effects) writeStart(n *node) {
 type Table struct {
 	rules Rules
 
-	users  map[string]*user     // of each uid with a live connection; none is empty
+	users  users                // of each uid with a live connection
 	closes map[key]*remembered  // of connections that are not live
 	byID   map[schemas.ID]*node // each node that something here refers to
 	nodes  []*node              // by node.index; nil where the index is free
@@ -115,8 +116,7 @@ type Table struct {
 	// closing is what is left to close for a node's start; nil: none is under way. It is a memory of openedUntil alone, and
 	// may be thrown away.
 	closing *closing
-	sweep   func() (string, *user, bool) // the next of users; nil: the sweep begins anew
-	stop    func()                       // ends sweep
+	swept   ref // the last of the users that the sweep under way has looked at
 
 	// undo and undoStarts hold what connections and node starts were before each change since the last Commit, in
 	// order. The two are independent of each other.
@@ -184,7 +184,6 @@ type undoStart struct {
 func NewTable(r Rules) *Table {
 	return &Table{
 		rules:  r,
-		users:  make(map[string]*user),
 		closes: make(map[key]*remembered),
 		byID:   make(map[schemas.ID]*node),
 	}
@@ -194,7 +193,7 @@ func NewTable(r Rules) *Table {
 func (t *Table) Connections() int { return t.live }
 
 // Users is the number of users that have a live connection.
-func (t *Table) Users() int { return len(t.users) }
+func (t *Table) Users() int { return t.users.n }
 
 // Remembered is the number of closes that are remembered.
 func (t *Table) Remembered() int { return len(t.closes) }
@@ -202,8 +201,8 @@ func (t *Table) Remembered() int { return len(t.closes) }
 // AppendOffline appends those of uids, in their order, that have no connection with a flag that counts as online.
 func (t *Table) AppendOffline(dst, uids []string) []string {
 	for _, uid := range uids {
-		u := t.users[uid]
-		if u == nil || !u.spares(&t.rules) {
+		u := t.users.get(uid)
+		if u == nil || !t.users.spares(u, &t.rules) {
 			dst = append(dst, uid)
 		}
 	}
@@ -269,12 +268,10 @@ func (t *Table) endTransaction() {
 }
 
 // Restore applies one record of the presence topic; a nil value is a tombstone. The records of a key must come in
-// their order, and it may be called only on a table that nothing else was applied to. Start markers are ignored. The
-// error is a *schemas.VersionError for a record of a newer release, else says what cannot be decoded.
-func (t *Table) Restore(key, value []byte, headers []schemas.Header) error {
-	if err := schemas.CheckVersion("presence record", headers); err != nil {
-		return err
-	}
+// their order and their format's version be checked, and it may be called only on a table that nothing else was applied to.
+// Start markers are ignored. The error is a *schemas.VersionError for a record of a newer release, else says what cannot be
+// decoded.
+func (t *Table) Restore(key, value []byte) error {
 	k, err := schemas.DecodePresenceKey(key)
 	if err != nil {
 		return fmt.Errorf("restore: %w", err)
@@ -289,7 +286,7 @@ func (t *Table) Restore(key, value []byte, headers []schemas.Header) error {
 		}
 		s := t.find(k.UID, k.NodeID, k.ConnID)
 		if value != nil || s.known {
-			t.intern(&s, k.NodeID)
+			t.own(&s, k.NodeID)
 			t.move(&s, value != nil, state)
 		}
 	case schemas.PresenceNodeStart:
@@ -300,7 +297,7 @@ func (t *Table) Restore(key, value []byte, headers []schemas.Header) error {
 			}
 		}
 		if n := t.byID[k.NodeID]; n != nil || value != nil {
-			t.moveStart(t.node(k.NodeID), value != nil, start)
+			t.moveStart(t.node(schemas.ID(strings.Clone(string(k.NodeID)))), value != nil, start)
 		}
 	}
 	// Nothing can be rolled back here, and a long changelog may name nodes that are long gone.
@@ -317,7 +314,7 @@ type slot struct {
 	sign  int64                   // of a live connection: the inbox offset of its last sign of life
 
 	user   *user       // the uid's, nil where it has no live connection
-	i      int         // the connection's index in user.conns, where it is live
+	conn   ref         // the connection's, where it is live
 	closed *remembered // where a close is remembered
 }
 
@@ -333,14 +330,14 @@ func (t *Table) find(uid string, nodeID, connID schemas.ID) slot {
 }
 
 func (t *Table) locate(k key) slot {
-	s := slot{key: k, user: t.users[k.uid]}
+	s := slot{key: k, user: t.users.get(k.uid)}
 	if k.node == nil {
 		return s
 	}
 	if s.user != nil {
-		if i := s.user.find(&s.key); i >= 0 {
-			c := &s.user.conns[i]
-			s.i, s.known, s.state, s.sign = i, true, c.state(), c.sign
+		if s.conn = t.users.find(s.user, &s.key); s.conn != 0 {
+			c := t.users.conns.at(s.conn)
+			s.known, s.state, s.sign = true, c.state(), c.sign
 			return s
 		}
 	}
@@ -359,6 +356,19 @@ func (t *Table) intern(s *slot, nodeID schemas.ID) {
 	}
 }
 
+// own does so for a slot whose names share a copy of a record's key.
+func (t *Table) own(s *slot, nodeID schemas.ID) {
+	if s.user != nil {
+		s.key.uid = s.user.uid
+	} else {
+		s.key.uid = strings.Clone(s.key.uid)
+	}
+	s.key.text = strings.Clone(s.key.text)
+	if s.key.node == nil {
+		s.key.node = t.node(schemas.ID(strings.Clone(string(nodeID))))
+	}
+}
+
 // put changes what is known of a connection, and what Rollback has to do.
 func (t *Table) put(s *slot, known bool, state schemas.ConnectionState) {
 	t.undo = append(t.undo, undoConnection{key: s.key, known: s.known, state: s.state, sign: s.sign})
@@ -370,22 +380,22 @@ func (t *Table) move(s *slot, known bool, state schemas.ConnectionState) {
 	wasLive, isLive := s.live(), known && state.Open
 	switch {
 	case wasLive && isLive:
-		s.user.replace(s.i, state)
+		t.users.replace(s.user, s.conn, state)
 	case wasLive:
-		s.user.remove(s.i)
-		if len(s.user.conns) == 0 {
-			delete(t.users, s.key.uid)
+		t.users.disconnect(s.user, s.conn)
+		if s.user.n == 0 {
+			t.users.drop(s.user)
 		}
 		t.live--
 		s.key.node.live--
 	case isLive:
-		// Two slots of one uid are never held at once, so user is what the map has, or is no longer in it.
-		if s.user == nil || len(s.user.conns) == 0 {
-			s.user = new(user)
-			t.users[s.key.uid] = s.user
+		// A slot changes at most once from being live, and is let go before another user could get this one's place.
+		if s.user == nil || s.user.n == 0 {
+			s.user = t.users.add(s.key.uid)
 		}
-		s.i = s.user.add(&s.key, state)
-		s.user.conns[s.i].sign = s.sign
+		var c *conn
+		s.conn, c = t.users.connect(s.user, &s.key, state)
+		c.sign = s.sign
 		t.live++
 		s.key.node.live++
 	}

@@ -210,7 +210,7 @@ func restored(t fataler, r Rules, log []Change) *Table {
 	t.Helper()
 	table := NewTable(r)
 	for _, c := range log {
-		if err := table.Restore(c.Key, c.Value, []schemas.Header{schemas.VersionHeader()}); err != nil {
+		if err := table.Restore(c.Key, c.Value); err != nil {
 			t.Fatalf("restore: %v", err)
 		}
 	}
@@ -247,13 +247,12 @@ func contentsOf(t *Table) contents {
 		Live: t.Connections(), Users: t.Users(),
 	}
 	name := func(uid string, n *node, id schemas.ID) string { return fmt.Sprintf("%s/%s/%s", uid, n.id, id) }
-	for uid, u := range t.users {
-		c.Devices[uid] = map[uint8]int{}
-		for i := range u.conns {
-			v := &u.conns[i]
-			n := v.name()
-			c.Connections[name(uid, t.nodes[v.node], joinID(n.num, n.text))] = describeState(v.state())
-			c.Devices[uid][v.flag] = u.devices(v.flag)
+	for u := range t.users.all() {
+		c.Devices[u.uid] = map[uint8]int{}
+		for _, v := range t.users.connections(u) {
+			num, text := t.users.id(v)
+			c.Connections[name(u.uid, t.nodes[v.node], joinID(num, text))] = describeState(v.state())
+			c.Devices[u.uid][v.flag] = t.users.devices(u, v.flag)
 		}
 	}
 	for k, r := range t.closes {
@@ -291,33 +290,49 @@ func inOrder[E queued[E]](q *queue[E]) []queueItem[E] {
 // check checks that what the table keeps twice agrees.
 func check(f fataler, t *Table) {
 	f.Helper()
-	live := 0
+	live, seen := 0, 0
 	nodeLive, nodeCloses := map[*node]int{}, map[*node]int{}
-	for uid, u := range t.users {
-		live += len(u.conns)
+	for u := range t.users.all() {
+		uid := u.uid
+		if t.users.get(uid) != u {
+			f.Fatalf("%s is not found", uid)
+		}
 		flags := map[uint8]int{}
-		for i := range u.conns {
-			c := &u.conns[i]
+		n, prev := 0, ref(0)
+		for r, c := range t.users.connections(u) {
+			n++
 			flags[c.flag]++
 			nodeLive[t.nodes[c.node]]++
-			n := c.name()
-			if got := u.find(&key{text: n.text, num: n.num, node: t.nodes[c.node]}); got != i {
-				f.Fatalf("%s: connection %d is found at %d", uid, i, got)
+			num, text := t.users.id(c)
+			if got := t.users.find(u, &key{text: text, num: num, node: t.nodes[c.node]}); got != r {
+				f.Fatalf("%s: connection %d is found at %d", uid, r, got)
 			}
+			if c.prev != prev {
+				f.Fatalf("%s: connection %d comes after %d and says after %d", uid, r, prev, c.prev)
+			}
+			prev = r
 		}
+		live += n
+		seen++
 		for fl := range 256 {
-			if got := u.devices(uint8(fl)); got != flags[uint8(fl)] {
+			if got := t.users.devices(u, uint8(fl)); got != flags[uint8(fl)] {
 				f.Fatalf("%s: %d devices of flag %d, want %d", uid, got, fl, flags[uint8(fl)])
 			}
 		}
 		switch {
-		case len(u.conns) == 0:
-			f.Fatalf("%s has no connection and is kept", uid)
-		case u.index == nil && len(u.conns) > indexFrom, u.index != nil && len(u.conns) <= indexTo:
-			f.Fatalf("%s: %d connections, index: %t", uid, len(u.conns), u.index != nil)
-		case u.index != nil && len(u.index.at) != len(u.conns):
-			f.Fatalf("%s: %d connections, %d in the index", uid, len(u.conns), len(u.index.at))
+		case int(u.n) != n:
+			f.Fatalf("%s has %d connections, counted %d", uid, n, u.n)
+		case u.index == nil && n > indexFrom, u.index != nil && n <= indexTo:
+			f.Fatalf("%s: %d connections, index: %t", uid, n, u.index != nil)
+		case u.index != nil && len(u.index.at) != n:
+			f.Fatalf("%s: %d connections, %d in the index", uid, n, len(u.index.at))
 		}
+	}
+	if seen != t.users.n || len(t.users.slab.free) != int(t.users.slab.used)-seen {
+		f.Fatalf("%d users, counted %d, and %d of %d places are free", seen, t.users.n, len(t.users.slab.free), t.users.slab.used)
+	}
+	if taken := int(t.users.conns.used) - len(t.users.conns.free); taken != live {
+		f.Fatalf("%d connections, and %d places are taken", live, taken)
 	}
 	if live != t.live {
 		f.Fatalf("%d live connections, counted %d", live, t.live)
@@ -719,28 +734,24 @@ func TestRestoreRefusesWhatItCannotRead(t *testing.T) {
 	s := newScript(t, Rules{CloseMemory: 1000})
 	conn := s.step("online u 1 t=1").changes[0]
 	start := s.step("node_started 1 t=1").changes[0]
-	version := []schemas.Header{schemas.VersionHeader()}
 	tests := []struct {
 		name       string
 		key, value []byte
-		headers    []schemas.Header
 	}{
-		{"a newer version", conn.Key, conn.Value, []schemas.Header{{Key: schemas.HeaderVersion, Value: []byte("1000")}}},
-		{"no version", conn.Key, conn.Value, nil},
-		{"no key", nil, conn.Value, version},
-		{"half a key", conn.Key[:len(conn.Key)/2], conn.Value, version},
-		{"half a connection", conn.Key, conn.Value[:len(conn.Value)/2], version},
-		{"half a node start", start.Key, start.Value[:len(start.Value)/2], version},
+		{"no key", nil, conn.Value},
+		{"half a key", conn.Key[:len(conn.Key)/2], conn.Value},
+		{"half a connection", conn.Key, conn.Value[:len(conn.Value)/2]},
+		{"half a node start", start.Key, start.Value[:len(start.Value)/2]},
 	}
 	for _, tt := range tests {
 		table := NewTable(Rules{})
-		if err := table.Restore(tt.key, tt.value, tt.headers); err == nil {
+		if err := table.Restore(tt.key, tt.value); err == nil {
 			t.Errorf("%s: no error", tt.name)
 		}
 	}
 	marker := schemas.AppendPresenceKey(nil, schemas.PresenceKey{Kind: schemas.PresenceStartMarker})
 	table := NewTable(Rules{})
-	if err := table.Restore(marker, schemas.AppendStartMarker(nil, schemas.StartMarker{}), version); err != nil {
+	if err := table.Restore(marker, schemas.AppendStartMarker(nil, schemas.StartMarker{})); err != nil {
 		t.Errorf("start marker: %v", err)
 	}
 }

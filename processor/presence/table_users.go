@@ -2,6 +2,8 @@ package presence
 
 import (
 	"cmp"
+	"hash/maphash"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -9,28 +11,54 @@ import (
 	"github.com/offhook/offhook/schemas"
 )
 
-// user is the live connections of one uid.
-type user struct {
-	conns []conn     // in no order
-	index *userIndex // where there are more than a few
+// users are the uids that have a live connection, with their connections. There are millions of them, and a process that gets
+// a partition has to build them anew, so they are kept for size and for the garbage collector: in slabs, connections without
+// pointers, found by an index of numbers (open addressing with linear probing and deletion by moving back, as Knuth has it in
+// The Art of Computer Programming, volume 3, section 6.4, algorithms L and R).
+type users struct {
+	index []entry // its length is a power of two
+	n     int     // users
+	slab  slab[user]
+	conns slab[conn]
+	texts slab[string] // conn_ids that are no integers
 }
 
-// conn is a live connection. There are millions of them, so it is packed: 48 bytes.
+// entry is a place of the index; user 0: it is free.
+type entry struct {
+	hash uint32 // the uid's
+	user ref
+}
+
+// user is one uid with its live connections.
+type user struct {
+	uid   string
+	index *userIndex // where there are more than a few
+	first ref        // its connections, in no order, linked
+	n     uint32     // how many
+}
+
+// conn is a live connection: 48 bytes.
 type conn struct {
-	text       *string // the conn_id where it is no integer, else nil
-	num        uint64  // the conn_id where it is an integer
+	num        uint64 // the conn_id where it is an integer, else which of the texts it is
 	version    int64
 	openedAt   int64
 	sign       int64  // the inbox offset of its last sign of life; in memory alone
 	node       uint32 // node.index
+	next, prev ref    // of the same user
 	flag       uint8
-	background bool
+	bits       uint8
 }
+
+// Bits of a connection.
+const (
+	connBackground uint8 = 1 << iota
+	connText             // the conn_id is no integer
+)
 
 // userIndex keeps the cost of an event independent of how many connections a user has.
 type userIndex struct {
-	at     map[connName]int // index in user.conns
-	counts []flagCount      // one for each flag that was seen, at most 256
+	at     map[connName]ref
+	counts []flagCount // one for each flag that was seen, at most 256
 }
 
 // connName names a connection of one user.
@@ -53,96 +81,221 @@ const (
 	indexTo   = 8
 )
 
-func (c *conn) state() schemas.ConnectionState {
-	return schemas.ConnectionState{
-		Open: true, DeviceFlag: c.flag, Version: c.version, OpenedAt: c.openedAt, Background: c.background,
-	}
-}
+var uidSeed = maphash.MakeSeed()
 
-func (c *conn) set(s schemas.ConnectionState) {
-	c.flag, c.version, c.openedAt, c.background = s.DeviceFlag, s.Version, s.OpenedAt, s.Background
-}
+func hashOf(uid string) uint32 { return uint32(maphash.String(uidSeed, uid)) }
 
-func (c *conn) name() connName {
-	n := connName{num: c.num, node: c.node}
-	if c.text != nil {
-		n.text = *c.text
-	}
-	return n
-}
-
-// find returns the index of a connection in conns, or -1. The key's uid is not looked at.
-func (u *user) find(k *key) int {
-	if u.index != nil {
-		if i, ok := u.index.at[connName{k.text, k.num, k.node.index}]; ok {
-			return i
+// place is where in the index a uid is, or where it would be; the index must not be empty.
+func (t *users) place(uid string, hash uint32) int {
+	mask := len(t.index) - 1
+	i := int(hash) & mask
+	for ; t.index[i].user != 0; i = (i + 1) & mask {
+		if t.index[i].hash == hash && t.slab.at(t.index[i].user).uid == uid {
+			break
 		}
-		return -1
-	}
-	for i := range u.conns {
-		c := &u.conns[i]
-		if c.num == k.num && c.node == k.node.index && (c.text == nil) == (k.text == "") && (c.text == nil || *c.text == k.text) {
-			return i
-		}
-	}
-	return -1
-}
-
-// add adds a connection that is not there and returns its index.
-func (u *user) add(k *key, s schemas.ConnectionState) int {
-	c := conn{num: k.num, node: k.node.index}
-	if k.text != "" {
-		text := k.text // not &k.text: that would keep the whole key
-		c.text = &text
-	}
-	c.set(s)
-	i := len(u.conns)
-	u.conns = append(u.conns, c)
-	if u.index != nil {
-		u.index.at[c.name()] = i
-		u.index.count(c.flag, c.background, 1)
-	} else if len(u.conns) > indexFrom {
-		u.buildIndex()
 	}
 	return i
 }
 
-// replace changes the connection at i.
-func (u *user) replace(i int, s schemas.ConnectionState) {
-	c := &u.conns[i]
-	if u.index != nil && (c.flag != s.DeviceFlag || c.background != s.Background) {
-		u.index.count(c.flag, c.background, -1)
+// get returns the user of a uid, nil where it has no live connection.
+func (t *users) get(uid string) *user {
+	if len(t.index) == 0 {
+		return nil
+	}
+	if e := t.index[t.place(uid, hashOf(uid))]; e.user != 0 {
+		return t.slab.at(e.user)
+	}
+	return nil
+}
+
+// add adds a uid that is not there.
+func (t *users) add(uid string) *user {
+	if 4*(t.n+1) > 3*len(t.index) {
+		t.grow()
+	}
+	t.n++
+	r, u := t.slab.take()
+	u.uid = uid
+	hash := hashOf(uid)
+	t.index[t.place(uid, hash)] = entry{hash, r}
+	return u
+}
+
+// grow doubles the index.
+func (t *users) grow() {
+	old := t.index
+	t.index = make([]entry, max(16, 2*len(old)))
+	mask := len(t.index) - 1
+	for _, e := range old {
+		if e.user == 0 {
+			continue
+		}
+		i := int(e.hash) & mask
+		for t.index[i].user != 0 {
+			i = (i + 1) & mask
+		}
+		t.index[i] = e
+	}
+}
+
+// drop drops a user that has no connection any more. What u points to is zero then, and may become another's.
+func (t *users) drop(u *user) {
+	mask := len(t.index) - 1
+	i := t.place(u.uid, hashOf(u.uid))
+	t.slab.give(t.index[i].user)
+	t.n--
+	// What lies behind and could lie here moves back, or it would not be found across the gap.
+	for j := i; ; {
+		t.index[i] = entry{}
+		for {
+			j = (j + 1) & mask
+			e := t.index[j]
+			if e.user == 0 {
+				return
+			}
+			if home := int(e.hash) & mask; (j-home)&mask >= (j-i)&mask {
+				t.index[i] = e
+				i = j
+				break
+			}
+		}
+	}
+}
+
+// all goes over all users, in no order. None may be added or dropped meanwhile.
+func (t *users) all() iter.Seq[*user] {
+	return func(yield func(*user) bool) {
+		for r := ref(1); r <= t.slab.used; r++ {
+			if u := t.slab.at(r); u.n > 0 && !yield(u) {
+				return
+			}
+		}
+	}
+}
+
+// connections goes over the connections of a user.
+func (t *users) connections(u *user) iter.Seq2[ref, *conn] {
+	return func(yield func(ref, *conn) bool) {
+		for r := u.first; r != 0; {
+			c := t.conns.at(r)
+			next := c.next
+			if !yield(r, c) {
+				return
+			}
+			r = next
+		}
+	}
+}
+
+func (c *conn) background() bool { return c.bits&connBackground != 0 }
+
+func (c *conn) state() schemas.ConnectionState {
+	return schemas.ConnectionState{
+		Open: true, DeviceFlag: c.flag, Version: c.version, OpenedAt: c.openedAt, Background: c.background(),
+	}
+}
+
+func (c *conn) set(s schemas.ConnectionState) {
+	c.flag, c.version, c.openedAt = s.DeviceFlag, s.Version, s.OpenedAt
+	c.bits &^= connBackground
+	if s.Background {
+		c.bits |= connBackground
+	}
+}
+
+// id is the conn_id, as splitID has it.
+func (t *users) id(c *conn) (num uint64, text string) {
+	if c.bits&connText != 0 {
+		return 0, *t.texts.at(ref(c.num))
+	}
+	return c.num, ""
+}
+
+func (t *users) name(c *conn) connName {
+	num, text := t.id(c)
+	return connName{text: text, num: num, node: c.node}
+}
+
+// find returns a connection of a user; 0: it has none of that name. The key's uid is not looked at.
+func (t *users) find(u *user, k *key) ref {
+	if u.index != nil {
+		return u.index.at[connName{k.text, k.num, k.node.index}]
+	}
+	for r := u.first; r != 0; {
+		c := t.conns.at(r)
+		if c.node == k.node.index {
+			if num, text := t.id(c); num == k.num && text == k.text {
+				return r
+			}
+		}
+		r = c.next
+	}
+	return 0
+}
+
+// connect adds a connection that is not there.
+func (t *users) connect(u *user, k *key, s schemas.ConnectionState) (ref, *conn) {
+	r, c := t.conns.take()
+	c.num, c.node = k.num, k.node.index
+	if k.text != "" {
+		text, at := t.texts.take()
+		*at = k.text
+		c.num, c.bits = uint64(text), connText
+	}
+	c.set(s)
+	if u.first != 0 {
+		t.conns.at(u.first).prev = r
+	}
+	c.next, u.first = u.first, r
+	u.n++
+	if u.index != nil {
+		u.index.at[t.name(c)] = r
+		u.index.count(c.flag, c.background(), 1)
+	} else if u.n > indexFrom {
+		t.buildIndex(u)
+	}
+	return r, c
+}
+
+// replace changes a connection of a user.
+func (t *users) replace(u *user, r ref, s schemas.ConnectionState) {
+	c := t.conns.at(r)
+	if u.index != nil && (c.flag != s.DeviceFlag || c.background() != s.Background) {
+		u.index.count(c.flag, c.background(), -1)
 		u.index.count(s.DeviceFlag, s.Background, 1)
 	}
 	c.set(s)
 }
 
-// remove removes the connection at i; another takes its index.
-func (u *user) remove(i int) {
-	last := len(u.conns) - 1
+// disconnect removes a connection of a user.
+func (t *users) disconnect(u *user, r ref) {
+	c := t.conns.at(r)
 	if u.index != nil {
-		u.index.count(u.conns[i].flag, u.conns[i].background, -1)
-		delete(u.index.at, u.conns[i].name())
-		if i != last {
-			u.index.at[u.conns[last].name()] = i
-		}
+		u.index.count(c.flag, c.background(), -1)
+		delete(u.index.at, t.name(c))
 	}
-	u.conns[i] = u.conns[last]
-	u.conns[last] = conn{}
-	u.conns = u.conns[:last]
-	if last <= indexTo {
+	if c.bits&connText != 0 {
+		t.texts.give(ref(c.num))
+	}
+	if c.next != 0 {
+		t.conns.at(c.next).prev = c.prev
+	}
+	if c.prev != 0 {
+		t.conns.at(c.prev).next = c.next
+	} else {
+		u.first = c.next
+	}
+	t.conns.give(r)
+	if u.n--; u.n <= indexTo {
 		u.index = nil
-	}
-	if c := cap(u.conns); c > 4 && last <= c/4 {
-		u.conns = append(make([]conn, 0, c/2), u.conns...)
 	}
 }
 
-func (u *user) buildIndex() {
-	u.index = &userIndex{at: make(map[connName]int, 2*len(u.conns))}
-	for i := range u.conns {
-		u.index.at[u.conns[i].name()] = i
-		u.index.count(u.conns[i].flag, u.conns[i].background, 1)
+func (t *users) buildIndex(u *user) {
+	u.index = &userIndex{at: make(map[connName]ref, 2*u.n)}
+	for r, c := range t.connections(u) {
+		u.index.at[t.name(c)] = r
+		u.index.count(c.flag, c.background(), 1)
 	}
 }
 
@@ -158,8 +311,8 @@ func (x *userIndex) count(flag uint8, background bool, delta int) {
 	}
 }
 
-// devices is the number of connections with that flag.
-func (u *user) devices(flag uint8) int {
+// devices is the number of a user's connections with that flag.
+func (t *users) devices(u *user, flag uint8) int {
 	n := 0
 	if u.index != nil {
 		for _, c := range u.index.counts {
@@ -169,23 +322,28 @@ func (u *user) devices(flag uint8) int {
 		}
 		return n
 	}
-	for i := range u.conns {
-		if u.conns[i].flag == flag {
+	for _, c := range t.connections(u) {
+		if c.flag == flag {
 			n++
 		}
 	}
 	return n
 }
 
-// spares reports whether there is a connection that spares the user a msg.offline.
-func (u *user) spares(r *Rules) bool {
-	flag := func(flag uint8) bool { return r.OnlineFlags == nil || r.OnlineFlags[flag] }
+// spares reports whether a user has a connection that spares it a msg.offline.
+func (t *users) spares(u *user, rules *Rules) bool {
+	flag := func(flag uint8) bool { return rules.OnlineFlags == nil || rules.OnlineFlags[flag] }
 	if u.index != nil {
 		return slices.ContainsFunc(u.index.counts, func(c flagCount) bool {
-			return flag(c.flag) && (c.foreground > 0 || r.BackgroundIsOnline && c.n > 0)
+			return flag(c.flag) && (c.foreground > 0 || rules.BackgroundIsOnline && c.n > 0)
 		})
 	}
-	return slices.ContainsFunc(u.conns, func(c conn) bool { return flag(c.flag) && (r.BackgroundIsOnline || !c.background) })
+	for _, c := range t.connections(u) {
+		if flag(c.flag) && (rules.BackgroundIsOnline || !c.background()) {
+			return true
+		}
+	}
+	return false
 }
 
 // splitID returns an id's integer and no text, or 0 and its text where it is none.

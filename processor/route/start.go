@@ -285,11 +285,7 @@ func (s *starter) marker(ctx context.Context) (schemas.StartMarker, error) {
 		if r.Value == nil {
 			return nil
 		}
-		headers := make([]schemas.Header, len(r.Headers))
-		for i, h := range r.Headers {
-			headers[i] = schemas.Header(h)
-		}
-		err := schemas.CheckVersion("start marker", headers)
+		err := schemas.CheckVersion("start marker", r.Headers)
 		if err == nil {
 			marker, err = schemas.DecodeStartMarker(r.Value)
 		}

@@ -28,7 +28,7 @@ func ReadChangelog(ctx context.Context, cfg kafka.Config, log *slog.Logger, p Pa
 		kgo.KeepControlRecords(),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.FetchMaxBytes(16<<20),
-		kgo.FetchMaxPartitionBytes(8<<20),
+		kgo.FetchMaxPartitionBytes(1<<20),
 		kgo.FetchMaxWait(100*time.Millisecond),
 		kgo.MetadataMinAge(100*time.Millisecond),
 	)
@@ -61,7 +61,7 @@ func ReadChangelog(ctx context.Context, cfg kafka.Config, log *slog.Logger, p Pa
 	}
 	n := 0
 	for {
-		fetches := cl.PollRecords(ctx, 10_000)
+		fetches := cl.PollFetches(ctx)
 		if ctx.Err() != nil {
 			return n, context.Cause(ctx)
 		}

@@ -75,6 +75,15 @@ func Each(t *testing.T, f func(t *testing.T, c *Cluster)) {
 	t.Run("kafka", func(t *testing.T) { f(t, Real(t)) })
 }
 
+// Bench is a cluster for a benchmark: the real brokers where OFFHOOK_TEST_BROKERS names some, else kfake.
+func Bench(b *testing.B) *Cluster {
+	b.Helper()
+	if os.Getenv(BrokersVariable) != "" {
+		return Real(b)
+	}
+	return New(b)
+}
+
 // Config is the way to reach the cluster.
 func (c *Cluster) Config() kafka.Config { return kafka.Config{Brokers: c.Brokers} }
 
