@@ -1,6 +1,7 @@
 package presence
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -45,7 +46,7 @@ func BenchmarkRestore(b *testing.B) {
 func benchRestore(b *testing.B, c *kafkatest.Cluster, partitions int32, connections int) {
 	topics := kafka.NewTopics(fmt.Sprintf("%s.%d", c.Prefix, partitions))
 	c.CreateTopic(b, topics.Presence, partitions, "cleanup.policy=compact")
-	fill(b, c, topics.Presence, partitions, connections)
+	fill(b, c, topics.Presence, partitions, connections, "")
 	s := &stage{
 		cfg: Config{CloseMemory: 10 * time.Minute}, deps: Deps{Kafka: c.Config(), Topics: topics}, log: slog.New(slog.DiscardHandler),
 		parts: make(map[int32]*part), owned: make(map[int32]bool),
@@ -147,8 +148,8 @@ func bareRead(ctx context.Context, c *kafkatest.Cluster, topic string) error {
 	return nil
 }
 
-// fill writes live connections, 1.5 a user, as the stage would.
-func fill(b *testing.B, c *kafkatest.Cluster, topic string, partitions int32, connections int) {
+// fill writes live connections, 1.5 a user, as the stage would: of the node, or of several where that is empty.
+func fill(b *testing.B, c *kafkatest.Cluster, topic string, partitions int32, connections int, node schemas.ID) {
 	b.Helper()
 	cl := c.Client(b, kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MaxBufferedRecords(100_000))
 	promise := kgo.AbortingFirstErrPromise(cl)
@@ -161,7 +162,7 @@ func fill(b *testing.B, c *kafkatest.Cluster, topic string, partitions int32, co
 			cl.Produce(b.Context(), &kgo.Record{
 				Topic: topic, Partition: kafka.Partition(uid, partitions), Headers: headers,
 				Key: schemas.AppendPresenceKey(nil, schemas.PresenceKey{
-					Kind: schemas.PresenceConnection, UID: uid, NodeID: event.NodeID, ConnID: event.ConnID,
+					Kind: schemas.PresenceConnection, UID: uid, NodeID: cmp.Or(node, event.NodeID), ConnID: event.ConnID,
 				}),
 				Value: schemas.AppendConnectionState(nil, schemas.ConnectionState{
 					Open: true, DeviceFlag: event.DeviceFlag, Version: event.Time, OpenedAt: -1,

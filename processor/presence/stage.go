@@ -19,7 +19,7 @@ import (
 // Stage is the name of the stage, in the group's name, metrics and health.
 const Stage = "presence"
 
-// expirePerTransaction bounds how many remembered closes a partition forgets in one transaction.
+// expirePerTransaction is how many remembered closes a partition forgets in one transaction, beside two for each change.
 const expirePerTransaction = 500
 
 // closesAtOnce bounds how many connections a node's start closes in one transaction, in one partition.
@@ -215,11 +215,14 @@ func (s *stage) Process(in txn.Input, emit func(*kgo.Record)) (more bool, err er
 	default:
 		return false, fmt.Errorf("inbox record of an unknown kind %d", rec.Kind)
 	}
+	// More is forgotten than is made, or a load that closes for long would outgrow any memory.
+	forget := 2 * (len(s.effects.Changes) - changes)
 	if !p.touched {
 		p.touched = true
 		s.touched = append(s.touched, p)
-		p.table.Expire(at.Time, expirePerTransaction, &s.effects)
+		forget += expirePerTransaction
 	}
+	p.table.Expire(at.Time, forget, &s.effects)
 	for i := range s.effects.Events[events:] {
 		e := &s.effects.Events[events+i]
 		s.tally.statuses++
