@@ -35,6 +35,7 @@ const (
 	partProcessor part = "processor"
 	partSink      part = "sink"
 	partProcess   part = "process"  // what any process has that runs until it is stopped
+	partAsker     part = "asker"    // what the command needs that asks the query API; it takes nothing of the common
 	partOperator  part = "operator" // what of the sink's the operator's commands need: which group it is, and which topics
 )
 
@@ -95,7 +96,9 @@ type settings struct {
 	WebhookOfflineBody   string        `env:"WEBHOOK_OFFLINE_BODY" envDefault:"array" part:"sink" oneof:"array,object" example:"object" doc:"array or object: whether a msg.offline request has an array of events, or is one event"`
 
 	ShutdownTimeout duration   `env:"SHUTDOWN_TIMEOUT" envDefault:"25s" min:"1s" max:"1h" part:"process" example:"25s" doc:"how long a stop may take"`
-	OpsAddr         opsAddress `env:"OPS_ADDR" envDefault:":8080" part:"process" example:":8080" doc:"where /metrics, /livez and /readyz are served; off: nowhere"`
+	OpsAddr         opsAddress `env:"OPS_ADDR" envDefault:":8080" part:"process" example:":8080" doc:"where /metrics, /livez and /readyz are served, and the query API; off: nowhere"`
+	QueryToken      queryToken `env:"QUERY_TOKEN" part:"process" also:"asker" secret:"true" example:"a-long-random-text" doc:"what who asks for users has to send, the same for all processes; none: the query API is served only where OFFHOOK_OPS_ADDR is a loopback address"`
+	AdvertisedURL   baseURL    `env:"ADVERTISED_URL" part:"processor" example:"http://10.0.0.7:8080" doc:"where other processes reach this one's OFFHOOK_OPS_ADDR, to ask for the users that it owns"`
 	LogLevel        string     `env:"LOG_LEVEL" envDefault:"info" oneof:"debug,info,warn,error" example:"info" doc:"debug, info, warn or error"`
 	LogFormat       string     `env:"LOG_FORMAT" envDefault:"json" oneof:"json,text" example:"json" doc:"json or text"`
 
@@ -179,7 +182,8 @@ func load(environ environment, parts ...part) (s settings, warnings []string, er
 		if v.secret {
 			known = append(known, v.name+fileSuffix)
 		}
-		if v.part != partCommon && !slices.Contains(parts, v.part) && (v.also == partCommon || !slices.Contains(parts, v.also)) {
+		common := v.part == partCommon && !slices.Contains(parts, partAsker)
+		if !common && (v.part == partCommon || !slices.Contains(parts, v.part)) && (v.also == partCommon || !slices.Contains(parts, v.also)) {
 			continue
 		}
 		named[v.name] = v.name
@@ -228,6 +232,9 @@ func load(environ environment, parts ...part) (s settings, warnings []string, er
 		}
 	}
 	s.files = files
+	if slices.Contains(parts, partAsker) {
+		return s, nil, nil
+	}
 	if name, text := s.inconsistent(parts); text != "" {
 		return settings{}, nil, problem(variables[slices.IndexFunc(variables, func(v variable) bool { return v.name == name })], text)
 	}

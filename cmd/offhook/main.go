@@ -38,7 +38,8 @@ type commandLine struct {
 	Receive     receiveCommand     `cmd:"" help:"Receive webhooks and check signatures, order, repeats and, with a truth, what was lost."`
 	Topics      topicsCommand      `cmd:"" help:"Create or check the topics that offhook owns."`
 	DeadLetters deadLettersCommand `cmd:"" help:"List, show and replay what could not be used or delivered."`
-	Schemas     schemasCommand     `cmd:"" help:"Print the JSON Schema of an input record, a webhook body or a dead letter."`
+	Users       usersCommand       `cmd:"" help:"Ask a running process which devices of users are connected."`
+	Schemas     schemasCommand     `cmd:"" help:"Print the JSON Schema of an input record, a webhook body or a dead letter, or the OpenAPI document of the query API."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
 	Help        helpCommand        `cmd:"" help:"Print help on the settings."`
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	stdlog "log" //nolint:depguard // to silence it
 	"log/slog"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -14,10 +15,12 @@ import (
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/offhook/offhook/internal/kafka"
 	"github.com/offhook/offhook/internal/ops"
 	"github.com/offhook/offhook/processor/presence"
+	"github.com/offhook/offhook/processor/query"
 	"github.com/offhook/offhook/processor/route"
 	"github.com/offhook/offhook/sink"
 )
@@ -42,6 +45,7 @@ type service struct {
 	stages     []*stage
 	watchEvery time.Duration
 	overtime   time.Duration
+	presence   *presence.Query // of the process's own tables; nil: it runs no presence
 }
 
 // stage is one of a service's loops. run returns nil when ctx ends, and before that only with an error.
@@ -66,7 +70,8 @@ func newService(s settings, log *slog.Logger, parts ...part) *service {
 	v.registry.MustRegister(buildInfo())
 	if slices.Contains(parts, partProcessor) {
 		v.add("route", s.runRoute)
-		v.add("presence", s.runPresence)
+		v.presence = new(presence.Query)
+		v.add("presence", func(ctx context.Context, d stageDeps) error { return s.runPresence(ctx, d, v.presence) })
 	}
 	if slices.Contains(parts, partSink) {
 		v.add("sink", s.runSink)
@@ -88,13 +93,14 @@ func (s *settings) runRoute(ctx context.Context, d stageDeps) error {
 	}, route.Deps{Kafka: d.kafka, Topics: d.topics, Owned: d.owned, Log: d.log, Registerer: d.registerer, Stage: d.stage})
 }
 
-func (s *settings) runPresence(ctx context.Context, d stageDeps) error {
+func (s *settings) runPresence(ctx context.Context, d stageDeps, query *presence.Query) error {
 	return presence.Run(ctx, presence.Config{
 		Prefix: string(s.TopicPrefix), InstanceID: string(s.InstanceID), CommitInterval: time.Duration(s.CommitInterval),
 		MaxRecordBytes: int(s.MaxRecordBytes), CloseMemory: time.Duration(s.CloseMemory), InboxKeep: time.Duration(s.InboxKeep),
 		OnlineFlags: s.OnlineDeviceFlags, BackgroundIsOnline: bool(s.BackgroundIsOnline), ConnectionTTL: time.Duration(s.ConnectionTTL),
+		AdvertisedURL:   string(s.AdvertisedURL),
 		ShutdownTimeout: time.Duration(s.ShutdownTimeout),
-	}, presence.Deps{Kafka: d.kafka, Topics: d.topics, Owned: d.owned, Log: d.log, Registerer: d.registerer, Stage: d.stage})
+	}, presence.Deps{Kafka: d.kafka, Topics: d.topics, Owned: d.owned, Log: d.log, Registerer: d.registerer, Stage: d.stage, Query: query})
 }
 
 func (s *settings) runSink(ctx context.Context, d stageDeps) error {
@@ -130,9 +136,24 @@ var errStopped = errors.New("the process is stopping")
 
 // serve runs the stages until ctx ends (nil) or one of them does (its error); then all end.
 func (v *service) serve(ctx context.Context) error {
+	config := v.settings.kafka()
+	client, err := config.NewClient(v.log)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	api, err := v.api(client)
+	if err != nil {
+		return err
+	}
 	// The servers outlive the stages: a probe during the stop gets its answer.
 	opsCtx, stopOps := context.WithCancel(context.WithoutCancel(ctx))
-	wait, err := ops.Serve(opsCtx, string(v.settings.OpsAddr), v.registry, v.health, v.log)
+	var handler http.Handler
+	if api != nil {
+		handler = api
+		defer api.Close()
+	}
+	wait, err := ops.Serve(opsCtx, string(v.settings.OpsAddr), v.registry, v.health, handler, v.log)
 	if err != nil {
 		stopOps()
 		return fmt.Errorf("OFFHOOK_OPS_ADDR: %w", err)
@@ -143,12 +164,6 @@ func (v *service) serve(ctx context.Context) error {
 	for _, s := range v.stages {
 		s.health.SetWaiting(true)
 	}
-	config := v.settings.kafka()
-	client, err := config.NewClient(v.log)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
 	spec := v.settings.spec()
 	owned, err := kafka.Ensure(ctx, client, spec, v.log)
 	if ctx.Err() != nil {
@@ -162,6 +177,9 @@ func (v *service) serve(ctx context.Context) error {
 		s.health.SetWaiting(false)
 	}
 
+	if api != nil {
+		api.Begin(owned.Partitions)
+	}
 	stagesCtx, stop := context.WithCancelCause(ctx)
 	defer stop(errStopped)
 	type end struct {
@@ -221,6 +239,22 @@ func (v *service) serve(ctx context.Context) error {
 		v.log.Info("stopped")
 	}
 	return first
+}
+
+// api is the query API, nil where it is off.
+func (v *service) api(client *kgo.Client) (*query.API, error) {
+	token := string(v.settings.QueryToken)
+	if token == "" && !v.settings.OpsAddr.loopback() {
+		return nil, nil
+	}
+	topics := kafka.NewTopics(string(v.settings.TopicPrefix))
+	deps := query.Deps{
+		Owners: query.NewGroup(client, string(v.settings.TopicPrefix)+"."+presence.Stage, topics.Inbox), Log: v.log, Registerer: v.registry,
+	}
+	if v.presence != nil {
+		deps.Local = v.presence
+	}
+	return query.New(query.Config{Token: token, AdvertisedURL: string(v.settings.AdvertisedURL)}, deps)
 }
 
 // serveParts is what run, processor and sink do.

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -158,6 +159,16 @@ func (a *opsAddress) UnmarshalText(text []byte) error {
 		return fmt.Errorf("is %s and must be host:port, :port or off", quote(string(text)))
 	}
 	return nil
+}
+
+// loopback says that only processes of this machine reach it.
+func (a opsAddress) loopback() bool {
+	host, _, err := net.SplitHostPort(string(a))
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // kafkaName says what is wrong with a name of a topic, as Kafka has it; nil: nothing.
@@ -425,3 +436,43 @@ func isToken(name string) bool {
 func (h headers) String() string       { return redacted }
 func (h headers) GoString() string     { return redacted }
 func (h headers) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// queryToken is a secret that is long enough not to be guessed.
+type queryToken secret
+
+// shortestToken is the least that a token may have, in bytes.
+const shortestToken = 16
+
+// UnmarshalText is for the settings.
+func (t *queryToken) UnmarshalText(text []byte) error {
+	if len(text) < shortestToken {
+		return fmt.Errorf("has %d bytes and must have at least %d", len(text), shortestToken)
+	}
+	for _, b := range text {
+		if b <= ' ' || b > '~' {
+			return errors.New("must be printable ASCII without spaces")
+		}
+	}
+	*t = queryToken(text)
+	return nil
+}
+
+func (t queryToken) String() string       { return redacted }
+func (t queryToken) GoString() string     { return redacted }
+func (t queryToken) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// baseURL is an http or https URL of a server, without a trailing slash.
+type baseURL string
+
+// UnmarshalText is for the settings.
+func (u *baseURL) UnmarshalText(text []byte) error {
+	parsed, err := url.Parse(string(text))
+	if err != nil || parsed.Scheme != "http" && parsed.Scheme != "https" || parsed.Hostname() == "" {
+		return errors.New("is no http or https URL")
+	}
+	if parsed.User != nil || parsed.RawQuery != "" || parsed.ForceQuery || parsed.Fragment != "" {
+		return errors.New("must have neither user, query nor fragment")
+	}
+	*u = baseURL(strings.TrimSuffix(string(text), "/"))
+	return nil
+}

@@ -138,12 +138,16 @@ func NewRegistry() *prometheus.Registry {
 	return registry
 }
 
-// Handler serves /metrics, /livez and /readyz: 200, or 503 with a line for each stage that is the cause.
-func Handler(reg *prometheus.Registry, h *Health) http.Handler {
+// Handler serves /metrics, /livez and /readyz: 200, or 503 with a line for each stage that is the cause; and api, where it is not
+// nil, at /v1/.
+func Handler(reg *prometheus.Registry, h *Health, api http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg}))
 	mux.Handle("GET /livez", answer(h.Stuck))
 	mux.Handle("GET /readyz", answer(h.Unready))
+	if api != nil {
+		mux.Handle("/v1/", api)
+	}
 	return mux
 }
 
@@ -163,7 +167,7 @@ func answer(problems func() []string) http.Handler {
 
 // Serve listens on addr ([Off]: serves nothing) until ctx ends: see [Handler]. It returns once it listens; an address
 // in use is an error. wait waits for the server's end.
-func Serve(ctx context.Context, addr string, reg *prometheus.Registry, h *Health, log *slog.Logger) (wait func(), err error) {
+func Serve(ctx context.Context, addr string, reg *prometheus.Registry, h *Health, api http.Handler, log *slog.Logger) (wait func(), err error) {
 	if addr == Off {
 		return func() {}, nil
 	}
@@ -172,7 +176,7 @@ func Serve(ctx context.Context, addr string, reg *prometheus.Registry, h *Health
 		return nil, fmt.Errorf("listen for metrics and health: %w", err)
 	}
 	server := &http.Server{
-		Handler:           Handler(reg, h),
+		Handler:           Handler(reg, h, api),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,

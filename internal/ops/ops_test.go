@@ -37,7 +37,7 @@ func want(t *testing.T, handler http.Handler, path string, code int, substring s
 
 func TestReady(t *testing.T) {
 	health := ops.NewHealth()
-	handler := ops.Handler(ops.NewRegistry(), health)
+	handler := ops.Handler(ops.NewRegistry(), health, nil)
 	want(t, handler, "/readyz", 200, "ok")
 	route, sink := health.Stage("route"), health.Stage("sink")
 	want(t, handler, "/readyz", 503, "route:")
@@ -59,7 +59,7 @@ func TestReady(t *testing.T) {
 func TestLive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		health := ops.NewHealth()
-		handler := ops.Handler(ops.NewRegistry(), health)
+		handler := ops.Handler(ops.NewRegistry(), health, nil)
 		stage := health.Stage("presence")
 		time.Sleep(time.Minute)
 		want(t, handler, "/livez", 200, "ok")
@@ -88,7 +88,7 @@ func TestServe(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var text bytes.Buffer
-	wait, err := ops.Serve(ctx, "127.0.0.1:0", ops.NewRegistry(), ops.NewHealth(), slog.New(slog.NewTextHandler(&text, nil)))
+	wait, err := ops.Serve(ctx, "127.0.0.1:0", ops.NewRegistry(), ops.NewHealth(), nil, slog.New(slog.NewTextHandler(&text, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestServe(t *testing.T) {
 			t.Errorf("no metric %s", metric)
 		}
 	}
-	if _, err := ops.Serve(ctx, addr, ops.NewRegistry(), ops.NewHealth(), slog.New(slog.DiscardHandler)); err == nil {
+	if _, err := ops.Serve(ctx, addr, ops.NewRegistry(), ops.NewHealth(), nil, slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("an address in use is no error")
 	}
 	cancel()
@@ -123,7 +123,7 @@ func TestServe(t *testing.T) {
 }
 
 func TestServeOff(t *testing.T) {
-	wait, err := ops.Serve(t.Context(), ops.Off, ops.NewRegistry(), ops.NewHealth(), slog.New(slog.DiscardHandler))
+	wait, err := ops.Serve(t.Context(), ops.Off, ops.NewRegistry(), ops.NewHealth(), nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

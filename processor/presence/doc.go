@@ -40,6 +40,12 @@
 // partitions go on in the same transactions. The start is recorded with the first closes, with its inbox offset, so that who
 // takes over in the middle knows the record again and closes the rest.
 //
+// # Queries
+//
+// [Query] reads tables for others than the loop. The loop takes stage.tables, all its tokens, before the first change of a transaction
+// and gives them back when that has ended, so that what is read is committed; who waits has its turn before the next transaction.
+// Whether this process owns what was read is [txn.Membership]'s to say.
+//
 // # What happens on each failure
 //
 //   - A transaction is aborted: every table rolls back; the same records come again.
@@ -51,7 +57,7 @@
 //
 // # Who changes what
 //
-// Table, rules and Liveness are pure (table.go, rules.go, expiry.go). The loop goroutine of txn alone changes installed tables and the
+// Table (with its users, in slabs), rules and Liveness are pure (table*.go, slab.go, rules.go, expiry.go). The loop goroutine of txn alone changes installed tables and the
 // maps of them. A restore fills a table that nobody else sees, on its goroutine, and hands it over. The purge runs on a
 // goroutine and a client of its own and knows only which partitions are owned, under stage.ownedMu, which is held for
 // nothing else. A table changes only in a transaction that also consumed a record: one that consumed nothing is not

@@ -7,11 +7,25 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/offhook/offhook/internal/kafka"
 	"github.com/offhook/offhook/processor/txn"
 	"github.com/offhook/offhook/schemas"
 )
+
+// newBareStage is a stage of topics with the prefix p, without Kafka.
+func newBareStage(t testing.TB, cfg Config) *stage {
+	t.Helper()
+	m, err := newMetrics(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &stage{
+		cfg: cfg, deps: Deps{Topics: kafka.NewTopics("p")}, rules: cfg.rules(), metrics: m, log: slog.New(slog.DiscardHandler),
+		parts: make(map[int32]*part), owned: make(map[int32]bool), tables: semaphore.NewWeighted(readersAtOnce),
+	}
+}
 
 // TestCloseMemoryBounds: gateways whose names never come back, each with a start, a connection, and a close of one that was never
 // seen, leave nothing behind after OFFHOOK_CLOSE_MEMORY: not in memory, and not in the changelog. Transactions make more closes
@@ -24,15 +38,7 @@ func TestCloseMemoryBounds(t *testing.T) {
 		memory         = ExpireSlack / 2
 		remembered     = (memory+ExpireSlack)/step + 1 // transactions of which something may be left
 	)
-	s := &stage{
-		cfg: Config{CloseMemory: memory * time.Millisecond}, deps: Deps{Topics: kafka.NewTopics("p")}, log: slog.New(slog.DiscardHandler),
-		parts: make(map[int32]*part), owned: make(map[int32]bool),
-	}
-	s.rules = s.cfg.rules()
-	var err error
-	if s.metrics, err = newMetrics(nil); err != nil {
-		t.Fatal(err)
-	}
+	s := newBareStage(t, Config{CloseMemory: memory * time.Millisecond})
 	table := NewTable(s.rules)
 	s.parts[0] = &part{table: table}
 	log := make(map[string]bool) // the compacted changelog's keys

@@ -32,6 +32,8 @@ func (s *stage) Restore(ctx context.Context, p txn.Partition) (func(), error) {
 	s.metrics.restored.Add(float64(n))
 	s.log.Info("partition restored", "partition", p.Partition, "records", n, "connections", table.Connections(), "took", time.Since(began).Round(time.Millisecond))
 	return func() {
+		s.hold()
+		defer s.release()
 		s.parts[p.Partition] = &part{table: table, liveness: Liveness{TTL: s.cfg.ConnectionTTL.Milliseconds()}}
 		s.ownedMu.Lock()
 		s.owned[p.Partition] = true

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"runtime"
 	"strconv"
@@ -47,15 +46,8 @@ func benchRestore(b *testing.B, c *kafkatest.Cluster, partitions int32, connecti
 	topics := kafka.NewTopics(fmt.Sprintf("%s.%d", c.Prefix, partitions))
 	c.CreateTopic(b, topics.Presence, partitions, "cleanup.policy=compact")
 	fill(b, c, topics.Presence, partitions, connections, "")
-	s := &stage{
-		cfg: Config{CloseMemory: 10 * time.Minute}, deps: Deps{Kafka: c.Config(), Topics: topics}, log: slog.New(slog.DiscardHandler),
-		parts: make(map[int32]*part), owned: make(map[int32]bool),
-	}
-	s.rules = s.cfg.rules()
-	var err error
-	if s.metrics, err = newMetrics(nil); err != nil {
-		b.Fatal(err)
-	}
+	s := newBareStage(b, Config{CloseMemory: 10 * time.Minute})
+	s.deps.Kafka, s.deps.Topics = c.Config(), topics
 	var bare, restored time.Duration
 	for b.Loop() {
 		runtime.GC() // of what the loop left before

@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/offhook/offhook/internal/kafka"
 	"github.com/offhook/offhook/internal/ops"
@@ -55,6 +56,8 @@ type Config struct {
 	BackgroundIsOnline bool
 	// ConnectionTTL is OFFHOOK_CONNECTION_TTL: a connection that is silent for so long is closed; 0: none is.
 	ConnectionTTL time.Duration
+	// AdvertisedURL is OFFHOOK_ADVERTISED_URL, which the group's members are told; empty: nothing is.
+	AdvertisedURL string
 	// ShutdownTimeout bounds the end; 0: 10 s.
 	ShutdownTimeout time.Duration
 
@@ -82,6 +85,7 @@ type Deps struct {
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 	Stage      *ops.Stage
+	Query      *Query // answers from the stage's tables while it runs; nil: nobody asks
 }
 
 // Run runs the stage until ctx ends, and returns nil then. Any error ends the process: it is a sentence for its last
@@ -100,8 +104,12 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	defer m.unregister()
 	s := &stage{
 		cfg: cfg, deps: deps, rules: cfg.rules(), metrics: m, log: deps.Log.With("stage", Stage),
-		parts: make(map[int32]*part), owned: make(map[int32]bool),
+		parts: make(map[int32]*part), owned: make(map[int32]bool), tables: semaphore.NewWeighted(readersAtOnce),
 	}
+	membership := new(txn.Membership)
+	s.membership = membership
+	deps.Query.attach(s)
+	defer deps.Query.attach(nil)
 	var purging sync.WaitGroup
 	purgeCtx, stopPurge := context.WithCancel(ctx)
 	purging.Go(func() { s.purgeLoop(purgeCtx) })
@@ -114,8 +122,9 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 		Topics:          []string{deps.Topics.Inbox},
 		CommitInterval:  cfg.CommitInterval,
 		MaxRecordBytes:  cfg.MaxRecordBytes,
+		AdvertisedURL:   cfg.AdvertisedURL,
 		ShutdownTimeout: cfg.ShutdownTimeout,
-	}, txn.Deps{Kafka: deps.Kafka, Log: deps.Log, Registerer: deps.Registerer, Stage: deps.Stage, Handler: s})
+	}, txn.Deps{Kafka: deps.Kafka, Log: deps.Log, Registerer: deps.Registerer, Stage: deps.Stage, Handler: s, Membership: membership})
 }
 
 // stage is the handler that txn runs.
@@ -126,7 +135,14 @@ type stage struct {
 	metrics *metrics
 	log     *slog.Logger
 
-	// Of the loop goroutine:
+	membership holder
+
+	// tables has one token for each query that reads: the loop takes all of them to change parts, or the tables in it, and keeps
+	// them until the transaction has ended. Who waits is served in turn.
+	tables *semaphore.Weighted
+	held   bool // by the loop
+
+	// Of the loop goroutine, which changes them while it holds tables:
 	parts   map[int32]*part
 	touched []*part // by the open transaction
 	effects Effects // of the open transaction
@@ -154,8 +170,25 @@ type tally struct {
 	expires  int // connections whose close was asked for
 }
 
+// hold keeps queries from the tables until release.
+func (s *stage) hold() {
+	if !s.held {
+		_ = s.tables.Acquire(context.Background(), readersAtOnce) // fails with the context alone
+		s.held = true
+	}
+}
+
+func (s *stage) release() {
+	if s.held {
+		s.held = false
+		s.tables.Release(readersAtOnce)
+	}
+}
+
 // Revoked drops a partition's table.
 func (s *stage) Revoked(p txn.Partition) {
+	s.hold()
+	defer s.release()
 	delete(s.parts, p.Partition)
 	s.ownedMu.Lock()
 	delete(s.owned, p.Partition)
@@ -165,6 +198,8 @@ func (s *stage) Revoked(p txn.Partition) {
 
 // Reset drops all tables.
 func (s *stage) Reset() {
+	s.hold()
+	defer s.release()
 	clear(s.parts)
 	s.touched = nil
 	s.effects, s.tally = Effects{}, tally{}
@@ -184,6 +219,7 @@ func (s *stage) Process(in txn.Input, emit func(*kgo.Record)) (more bool, err er
 	if err != nil {
 		return false, err
 	}
+	s.hold()
 	headers := txn.HeadersOf(in.Record)
 	at := Mark{Time: in.Timestamp.UnixMilli(), Offset: in.Offset}
 	if !p.begun {
@@ -278,6 +314,7 @@ func (s *stage) Rollback() {
 
 // end forgets the open transaction.
 func (s *stage) end() {
+	s.release()
 	for _, p := range s.touched {
 		p.touched = false
 	}

@@ -47,6 +47,9 @@
 // offset adjustment, which kgo runs on a goroutine that may send requests. Each assigned partition is restored on a
 // goroutine of its own, at most restoresAtOnce working at a time, cancelled when the partition goes.
 //
+// [Membership] is for goroutines of others: it sends a heartbeat of the member by itself, which kgo's callbacks never wait for, and
+// looks at the view.
+//
 // session.mu guards the view of ownership that callbacks write and the loop reads; under it only kgo's pause set is
 // locked (Pause, Resume), nothing is sent, and no handler method is called. The loop resumes a partition under
 // session.mu and only while the view still holds the very ownership that was restored: a partition that went and

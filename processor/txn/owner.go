@@ -25,6 +25,9 @@ type ownership struct {
 	// by the loop after it.
 	committed int64
 
+	// serving says that the handler has the partition's state. Under session.view.mu.
+	serving bool
+
 	// Of the loop alone:
 	restored bool
 	next     int64 // the offset after the last one processed, in the open transaction too; unknown before the first
@@ -145,9 +148,15 @@ func (v *view) owns(o *ownership) bool {
 // callbacks tell differences alone, and not always all of them.
 type assignments struct {
 	kgo.GroupBalancer
+	url string // told to others, where it is not empty
 
 	mu   sync.Mutex
 	full map[string][]int32
+}
+
+// JoinGroupMetadata adds the member's URL to what kgo says of it.
+func (a *assignments) JoinGroupMetadata(topics []string, owned map[string][]int32, generation int32) []byte {
+	return advertise(a.GroupBalancer.JoinGroupMetadata(topics, owned, generation), a.url)
 }
 
 func (a *assignments) ParseSyncAssignment(assignment []byte) (map[string][]int32, error) {

@@ -64,7 +64,8 @@ type session struct {
 		mu    sync.Mutex
 		done  []restored
 	}
-	topics atomic.Int32 // how many of the consumed topics exist; -1: not known yet
+	verified time.Time    // when the newest heartbeat of ours that was answered was sent; of who has Membership.asking
+	topics   atomic.Int32 // how many of the consumed topics exist; -1: not known yet
 
 	// Of the loop goroutine:
 	held    map[Partition]*ownership
@@ -116,7 +117,7 @@ func (l *loop) session(ctx context.Context) (err error) {
 	s.topics.Store(-1)
 	s.heard.Store(time.Now().UnixNano())
 	s.built = make(chan struct{})
-	s.balancer = &assignments{GroupBalancer: kgo.CooperativeStickyBalancer()}
+	s.balancer = &assignments{GroupBalancer: kgo.CooperativeStickyBalancer(), url: l.cfg.AdvertisedURL}
 	s.base, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	defer s.cancel(nil)
 
@@ -132,6 +133,7 @@ func (l *loop) session(ctx context.Context) (err error) {
 	s.cl = s.sess.Client()
 	s.adm = kadm.NewClient(s.cl)
 	close(s.built)
+	l.deps.Membership.begin(s)
 
 	// The end is bounded from the moment that ctx ends, whatever the loop is waiting for then.
 	stopping := context.AfterFunc(ctx, func() {
@@ -141,6 +143,7 @@ func (l *loop) session(ctx context.Context) (err error) {
 	var watching sync.WaitGroup
 	watch, stopWatch := context.WithCancel(s.base)
 	defer func() {
+		l.deps.Membership.begin(nil)
 		stopping()
 		stopWatch()
 		s.close(ctx)
@@ -838,6 +841,7 @@ func (s *session) install(ctx context.Context) error {
 		r.restored = true
 		s.view.mu.Lock()
 		if s.view.owned[r.Partition] == r.ownership {
+			r.serving = true
 			s.cl.ResumeFetchPartitions(map[string][]int32{r.Topic: {r.Partition.Partition}})
 		}
 		s.view.mu.Unlock()

@@ -34,6 +34,8 @@ type Config struct {
 	MaxRecordBytes int
 	// PastMarkers has the group's offset pass the markers of the producers' transactions too, so that it reaches a topic's end.
 	PastMarkers bool
+	// AdvertisedURL is told to the group's members and to whoever describes the group: see [AdvertisedURL]. Empty: nothing is.
+	AdvertisedURL string
 	// ShutdownTimeout bounds the end: the open transaction and leaving the group. 0: 10 s.
 	ShutdownTimeout time.Duration
 }
@@ -41,13 +43,14 @@ type Config struct {
 // Group is the name of the loop's consumer group.
 func (c *Config) Group() string { return c.Prefix + "." + c.Stage }
 
-// Deps are what a loop works with. Stage and Registerer may be nil.
+// Deps are what a loop works with. Stage, Registerer and Membership may be nil.
 type Deps struct {
 	Kafka      kafka.Config
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 	Stage      *ops.Stage
 	Handler    Handler
+	Membership *Membership
 }
 
 // Partition names one partition of a consumed topic.

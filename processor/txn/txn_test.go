@@ -192,6 +192,8 @@ type member struct {
 	stop func() error
 	done chan struct{}
 	err  error
+
+	membership Membership
 }
 
 func (w *world) config() Config {
@@ -208,7 +210,7 @@ func (w *world) run(cfg Config, before ...func(*counter)) *member {
 	}
 	m.deps = Deps{
 		Kafka: kafka.Config{Brokers: w.fake.ListenAddrs()}, Log: slog.New(out),
-		Registerer: reg, Handler: m.counter,
+		Registerer: reg, Handler: m.counter, Membership: &m.membership,
 	}
 	m.counter.deps = m.deps
 	m.counter.deps = m.deps
