@@ -65,7 +65,7 @@ func (o *output) tail(n int) string {
 
 // process is a running offhook. The test's end kills it where it still runs.
 type process struct {
-	t              *testing.T
+	t              testing.TB
 	name           string // for the log
 	cmd            *exec.Cmd
 	stdout, stderr output
@@ -74,7 +74,7 @@ type process struct {
 }
 
 // start starts the binary with args and, beside what any process needs, the environment env alone.
-func start(t *testing.T, env []string, args ...string) *process {
+func start(t testing.TB, env []string, args ...string) *process {
 	t.Helper()
 	p := &process{t: t, name: strings.Join(args, " "), cmd: exec.Command(offhook, args...), done: make(chan struct{})}
 	for _, name := range []string{"PATH", "HOME", "TMPDIR"} {

@@ -247,14 +247,14 @@ func (v *service) api(client *kgo.Client) (*query.API, error) {
 	if token == "" && !v.settings.OpsAddr.loopback() {
 		return nil, nil
 	}
-	topics := kafka.NewTopics(string(v.settings.TopicPrefix))
+	group := string(v.settings.TopicPrefix) + "." + presence.Stage
 	deps := query.Deps{
-		Owners: query.NewGroup(client, string(v.settings.TopicPrefix)+"."+presence.Stage, topics.Inbox), Log: v.log, Registerer: v.registry,
+		Owners: query.NewGroup(client, group, kafka.NewTopics(string(v.settings.TopicPrefix)).Inbox), Log: v.log, Registerer: v.registry,
 	}
 	if v.presence != nil {
 		deps.Local = v.presence
 	}
-	return query.New(query.Config{Token: token, AdvertisedURL: string(v.settings.AdvertisedURL)}, deps)
+	return query.New(query.Config{Token: token, Group: group}, deps)
 }
 
 // serveParts is what run, processor and sink do.

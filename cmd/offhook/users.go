@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/offhook/offhook/processor/query"
 	"github.com/offhook/offhook/schemas"
@@ -34,6 +36,9 @@ func (u usersCommand) Validate() error {
 	for _, uid := range u.UIDs {
 		if !schemas.ValidUID(uid) {
 			return fmt.Errorf("%s is no uid: a uid has 1 to 256 bytes of UTF-8 without control characters", quote(uid))
+		}
+		if uid == "." || uid == ".." {
+			return fmt.Errorf("%q is no segment of a URL's path: ask for it by POST /v1/users/online", uid)
 		}
 	}
 	return nil
@@ -71,12 +76,20 @@ func printUser(w io.Writer, u *schemas.User) {
 		line(w, "%s\t\t\t\t\t", start)
 	}
 	for _, c := range u.Connections {
-		line(w, "%s\t%s\t%s\t%d\t%s\t%t", start, c.NodeID, c.ConnID, c.DeviceFlag, time.UnixMilli(c.Since).UTC().Format(time.RFC3339), c.Background)
+		line(w, "%s\t%s\t%s\t%d\t%s\t%t", start, shownID(c.NodeID), shownID(c.ConnID), c.DeviceFlag, time.UnixMilli(c.Since).UTC().Format(time.RFC3339), c.Background)
 		start = "\t\t"
 	}
 	if u.ConnectionsCut {
 		line(w, "\t\t…\t\t\t\t\t")
 	}
+}
+
+// shownID keeps what a gateway calls a connection from being a terminal's commands.
+func shownID(id schemas.ID) string {
+	if strings.ContainsFunc(string(id), unicode.IsControl) {
+		return strconv.Quote(string(id))
+	}
+	return string(id)
 }
 
 // ask asks for a user, again while it moves.
@@ -96,8 +109,8 @@ func (u usersCommand) ask(ctx context.Context, client *http.Client, token, uid s
 }
 
 // askOnce asks once; a retry that is not 0 says when to ask again.
-func askOnce(ctx context.Context, client *http.Client, url, token string) (user schemas.User, retry time.Duration, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+func askOnce(ctx context.Context, client *http.Client, address, token string) (user schemas.User, retry time.Duration, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
 	if err != nil {
 		return user, 0, err
 	}
@@ -106,6 +119,9 @@ func askOnce(ctx context.Context, client *http.Client, url, token string) (user 
 	}
 	resp, err := client.Do(req)
 	if err != nil {
+		if failed, ok := errors.AsType[*url.Error](err); ok {
+			err = failed.Err // without the URL
+		}
 		return user, 0, fmt.Errorf("no answer from --url: %w", err)
 	}
 	defer resp.Body.Close()

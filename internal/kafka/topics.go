@@ -60,6 +60,7 @@ func (s Spec) settings(topic string) settings {
 	case s.Topics.Inbox:
 		set["retention.ms"] = "-1" // purged by offset, never by time
 		set["segment.bytes"] = strconv.Itoa(smallSegment)
+		set["message.timestamp.type"] = "CreateTime" // what is silent and what is forgotten goes by it
 	case s.Topics.Presence:
 		set[cleanupPolicy] = compactPolicy
 		delete(set, "retention.ms")

@@ -65,11 +65,15 @@ type Liveness struct {
 	// TTL is OFFHOOK_CONNECTION_TTL in ms; 0: silence never counts.
 	TTL int64
 
-	read    map[string]map[int32]int64 // when each partition of a topic was last said to be read to its end
-	current bool                       // all partitions are covered
-	last    int64                      // the time of the last record that kept it so
-	checks  []Mark                     // of the current stretch, about one a second, the first at its begin
+	read    map[string]map[int32]readAt // when each partition of a topic was last said to be read to its end
+	known   int64                       // as of when all were: silence is known up to there, and no further
+	current bool                        // all partitions are covered
+	last    int64                       // the time of the last record that kept it so
+	checks  []Mark                      // of the current stretch, about one a second, the first at its begin
 }
+
+// readAt is the time of a record that said that a partition was read to its end, and of when that end was.
+type readAt struct{ at, asOf int64 }
 
 const (
 	// caughtUpGrace is how long a caught_up record counts: they come about once a second.
@@ -92,23 +96,28 @@ func (l *Liveness) CaughtUp(c *schemas.CaughtUp, at Mark, behind int64) {
 		return
 	}
 	if l.read == nil {
-		l.read = make(map[string]map[int32]int64)
+		l.read = make(map[string]map[int32]readAt)
 	}
-	covered := len(c.Topics) > 0
+	known := at.Time
+	some, covered := false, true
 	for _, t := range c.Topics { // each record names all topics, whoever reads them
 		last := l.read[t.Name]
 		if last == nil {
-			last = make(map[int32]int64)
+			last = make(map[int32]readAt)
 			l.read[t.Name] = last
 		}
 		for _, p := range t.Read {
-			last[p] = at.Time
+			last[p] = readAt{at.Time, c.AsOf}
 		}
+		// One that was there and is gone is an outage of the gateways, not their silence.
+		covered = covered && (t.Partitions > 0 || len(last) == 0)
 		for p := range t.Partitions {
-			read, ok := last[p]
-			covered = covered && ok && at.Time-read <= caughtUpGrace
+			r, ok := last[p]
+			some, covered = true, covered && ok && at.Time-r.at <= caughtUpGrace
+			known = min(known, r.asOf)
 		}
 	}
+	covered = covered && some
 	switch {
 	case !covered:
 		l.Interrupt()
@@ -118,9 +127,9 @@ func (l *Liveness) CaughtUp(c *schemas.CaughtUp, at Mark, behind int64) {
 	case at.Time-l.checks[len(l.checks)-1].Time >= checkEvery:
 		l.checks = append(l.checks, at)
 	}
-	l.current, l.last = true, at.Time
+	l.current, l.last, l.known = true, at.Time, known
 	// One check at or before the time from which on silence counts is enough.
-	for len(l.checks) > 1 && l.checks[1].Time <= at.Time-l.TTL {
+	for len(l.checks) > 1 && l.checks[1].Time <= known-l.TTL {
 		l.checks = l.checks[1:]
 	}
 }
@@ -131,7 +140,7 @@ func (l *Liveness) Interrupt() { l.current, l.checks = false, l.checks[:0] }
 // Since is the inbox offset before which a connection's last sign must be for it to be closed: all of a time to live was
 // listened to since. false: nobody has been silent for that long.
 func (l *Liveness) Since() (offset int64, ok bool) {
-	if !l.current || len(l.checks) == 0 || l.checks[0].Time > l.last-l.TTL {
+	if !l.current || len(l.checks) == 0 || l.checks[0].Time > l.known-l.TTL {
 		return 0, false
 	}
 	return l.checks[0].Offset, true

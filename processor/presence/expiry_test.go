@@ -41,7 +41,7 @@ func TestLiveness(t *testing.T) {
 			for s := int64(100); s < 200; s++ {
 				l.CaughtUp(said(s*second, int32(s%2)), Mark{s * second, s * 10}, 0)
 			}
-		}, 1090},
+		}, 1080},
 		{"a new partition", func(l *Liveness) {
 			listen(l, 100, 200)
 			l.CaughtUp(&schemas.CaughtUp{AsOf: 200 * second, Topics: []schemas.CaughtUpTopic{{Name: "a", Partitions: 3, Read: []int32{0, 1}}}}, Mark{200 * second, 2000}, 0)

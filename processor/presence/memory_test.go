@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/offhook/offhook/internal/kafka"
 	"github.com/offhook/offhook/processor/txn"
@@ -21,10 +20,7 @@ func newBareStage(t testing.TB, cfg Config) *stage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &stage{
-		cfg: cfg, deps: Deps{Topics: kafka.NewTopics("p")}, rules: cfg.rules(), metrics: m, log: slog.New(slog.DiscardHandler),
-		parts: make(map[int32]*part), owned: make(map[int32]bool), tables: semaphore.NewWeighted(readersAtOnce),
-	}
+	return newStage(cfg, Deps{Topics: kafka.NewTopics("p"), Log: slog.New(slog.DiscardHandler)}, m)
 }
 
 // TestCloseMemoryBounds: gateways whose names never come back, each with a start, a connection, and a close of one that was never

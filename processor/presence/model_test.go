@@ -245,6 +245,30 @@ func (m *model) apply(c *schemas.Connection, now, offset int64) modelResult {
 	return modelResult{"opened", []string{m.item(o, o.flag, 1)}, []string{o.String()}}
 }
 
+// silent closes a connection that was asked to be closed, where it has given no sign of life since.
+func (m *model) silent(x *schemas.Expire, now int64) modelResult {
+	before := m.clone()
+	o, known := m.take(x.UID, string(x.NodeID), string(x.ConnID))
+	switch {
+	case !known || !o.open:
+		*m = *before
+		return modelResult{outcome: "not_open"}
+	case o.sign > x.Offset:
+		*m = *before
+		return modelResult{outcome: "heard"}
+	}
+	o.open, o.closedOnline, o.made = false, o.version, now
+	m.conns = append(m.conns, o)
+	return modelResult{"expired", []string{m.item(o, o.flag, 0)}, []string{o.String()}}
+}
+
+// begin has all connections give a sign of life: which signs came before it the table that begins does not know.
+func (m *model) begin(offset int64) {
+	for i := range m.conns {
+		m.conns[i].sign = max(m.conns[i].sign, offset)
+	}
+}
+
 // expire forgets all that is due; in which order a limit takes it is left to the golden traces.
 func (m *model) expire(now int64) (writes []string) {
 	m.conns = slices.DeleteFunc(slices.Clone(m.conns), func(c modelConn) bool {
@@ -466,9 +490,7 @@ func (w *world) between(t *rapid.T, e *Effects) {
 // begin has a table that was restored hear from here on.
 func (w *world) begin() {
 	w.table.Begin(w.offset)
-	for i := range w.model.conns {
-		w.model.conns[i].sign = max(w.model.conns[i].sign, w.offset)
-	}
+	w.model.begin(w.offset)
 }
 
 // silence closes what has been silent for long.
@@ -478,13 +500,10 @@ func (w *world) silence(t *rapid.T) {
 	w.table.Sweep(1000, since, func(x schemas.Expire) { due = append(due, x) })
 	w.table.swept = 0
 	for _, x := range due {
-		o, known := w.model.take(x.UID, string(x.NodeID), string(x.ConnID))
-		if !known || !o.open || o.sign >= since {
+		if o, known := w.model.clone().take(x.UID, string(x.NodeID), string(x.ConnID)); !known || !o.open || o.sign >= since {
 			t.Fatalf("%+v is asked to be closed, and the model says: known %v, %v, last sign %d, since %d", x, known, o, o.sign, since)
 		}
-		o.open, o.closedOnline, o.made = false, o.version, w.clock
-		w.model.conns = append(w.model.conns, o)
-		want := modelResult{OutcomeExpired, []string{w.model.item(o, o.flag, 0)}, []string{o.String()}}
+		want := w.model.silent(&x, w.clock)
 		var e, lazy Effects
 		got := modelResult{outcome: w.table.ExpireConnection(&x, w.clock, &e)}
 		for _, ev := range e.Events {

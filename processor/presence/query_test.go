@@ -79,7 +79,7 @@ func (p *pipeline) startQueried() (*process, *Query) {
 func (p *pipeline) ask(q *Query, uid string) (schemas.User, error) {
 	ctx, cancel := context.WithTimeout(p.Context(), 10*time.Second)
 	defer cancel()
-	users, err := q.Users(ctx, kafka.Partition(uid, 4), []string{uid}, true)
+	users, err := q.Users(ctx, time.Now(), kafka.Partition(uid, 4), []string{uid}, true)
 	if err != nil {
 		return schemas.User{}, err
 	}
@@ -89,7 +89,11 @@ func (p *pipeline) ask(q *Query, uid string) (schemas.User, error) {
 // always holds.
 type always struct{}
 
-func (always) Held(_ context.Context, _ txn.Partition, read func()) error { read(); return nil }
+func (always) Held(_ context.Context, _ txn.Partition, _ time.Time, read func()) error {
+	read()
+	return nil
+}
+func (always) Member() string { return "" }
 
 // TestQuerySeesWhatIsCommitted: a query waits for the open transaction, however it ends, and is answered before the next one begins,
 // though that is at once.
@@ -114,7 +118,7 @@ func TestQuerySeesWhatIsCommitted(t *testing.T) {
 	total := func(patience time.Duration) int {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		users, err := q.Users(ctx, 0, []string{"u"}, false)
+		users, err := q.Users(ctx, time.Now(), 0, []string{"u"}, false)
 		switch {
 		case errors.Is(err, context.DeadlineExceeded):
 			return -1
@@ -151,7 +155,7 @@ func TestQuerySeesWhatIsCommitted(t *testing.T) {
 	}
 	online()
 	s.Reset()
-	if _, err := q.Users(t.Context(), 0, []string{"u"}, false); !errors.Is(err, ErrMoving) {
+	if _, err := q.Users(t.Context(), time.Now(), 0, []string{"u"}, false); !errors.Is(err, ErrMoving) {
 		t.Errorf("after a reset: %v", err)
 	}
 }

@@ -111,6 +111,7 @@ func (t *Table) nodeHeartbeat(c *schemas.Connection, at Mark) Outcome {
 	if n.hasStart && t.rules.inForce(n.start.InboxTime, at.Time) && c.Time < n.start.Time {
 		return OutcomeStale
 	}
+	t.undoSigns = append(t.undoSigns, undoSign{n, n.sign})
 	n.sign = at.Offset
 	return OutcomeNodeHeartbeat
 }

@@ -102,10 +102,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 		return fmt.Errorf("register the metrics of presence: %w", err)
 	}
 	defer m.unregister()
-	s := &stage{
-		cfg: cfg, deps: deps, rules: cfg.rules(), metrics: m, log: deps.Log.With("stage", Stage),
-		parts: make(map[int32]*part), owned: make(map[int32]bool), tables: semaphore.NewWeighted(readersAtOnce),
-	}
+	s := newStage(cfg, deps, m)
 	membership := new(txn.Membership)
 	s.membership = membership
 	deps.Query.attach(s)
@@ -151,6 +148,14 @@ type stage struct {
 
 	ownedMu sync.Mutex
 	owned   map[int32]bool // for the purge
+}
+
+// newStage returns a stage without partitions.
+func newStage(cfg Config, deps Deps, m *metrics) *stage {
+	return &stage{
+		cfg: cfg, deps: deps, rules: cfg.rules(), metrics: m, log: deps.Log.With("stage", Stage),
+		parts: make(map[int32]*part), owned: make(map[int32]bool), tables: semaphore.NewWeighted(readersAtOnce),
+	}
 }
 
 // part is one live inbox partition.
@@ -224,7 +229,7 @@ func (s *stage) Process(in txn.Input, emit func(*kgo.Record)) (more bool, err er
 	at := Mark{Time: in.Timestamp.UnixMilli(), Offset: in.Offset}
 	if !p.begun {
 		p.begun = true
-		p.table.Begin(in.Offset)
+		p.table.Begin(in.Offset + max(0, in.Behind)) // the inbox's end, also where it is read again
 	}
 	events, changes := len(s.effects.Events), len(s.effects.Changes)
 	switch rec.Kind {

@@ -118,10 +118,11 @@ type Table struct {
 	closing *closing
 	swept   ref // the last of the users that the sweep under way has looked at
 
-	// undo and undoStarts hold what connections and node starts were before each change since the last Commit, in
-	// order. The two are independent of each other.
+	// undo, undoStarts and undoSigns hold what connections, node starts and the signs of nodes as a whole were before each
+	// change since the last Commit, in order. They are independent of each other.
 	undo       []undoConnection
 	undoStarts []undoStart
+	undoSigns  []undoSign
 	// unused are nodes that may be free of references. They are let go only between transactions, so that
 	// undo may point to them.
 	unused []*node
@@ -178,6 +179,14 @@ type undoStart struct {
 	node     *node
 	hasStart bool
 	start    schemas.NodeStart
+}
+
+// undoSign is what the sign of a node as a whole was. Where a connection of the node is closed for its silence before the sign, in
+// one transaction, that close must come again. A connection's own sign needs no such care: a close that comes after it does
+// so again, and one before it has left no connection to give it.
+type undoSign struct {
+	node *node
+	sign int64
 }
 
 // NewTable returns an empty table.
@@ -251,6 +260,10 @@ func (t *Table) Rollback() {
 		u := &t.undoStarts[i]
 		t.moveStart(u.node, u.hasStart, u.start)
 	}
+	for i := len(t.undoSigns) - 1; i >= 0; i-- {
+		u := &t.undoSigns[i]
+		u.node.sign = u.sign
+	}
 	t.endTransaction()
 }
 
@@ -260,7 +273,8 @@ const maxKeptUndo = 1 << 14
 func (t *Table) endTransaction() {
 	clear(t.undo)
 	clear(t.undoStarts)
-	t.undo, t.undoStarts = t.undo[:0], t.undoStarts[:0]
+	clear(t.undoSigns)
+	t.undo, t.undoStarts, t.undoSigns = t.undo[:0], t.undoStarts[:0], t.undoSigns[:0]
 	if cap(t.undo) > maxKeptUndo {
 		t.undo = nil
 	}

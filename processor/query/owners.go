@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/offhook/offhook/processor/txn"
@@ -30,65 +30,69 @@ type Group struct {
 	client       *kadm.Client
 	group, inbox string
 
-	mu     sync.Mutex // held while the group is asked: one asks, and the others take its answer
-	asked  time.Time  // when owners was asked for
-	owners map[int32]string
+	asking chan struct{} // one asks, and the others take its answer
+	asked  time.Time     // when owners was asked for
+	owners map[int32]Owner
+	err    error // of that asking
 }
 
 // NewGroup returns the owners by the consumer group of presence; topic is the inbox.
 func NewGroup(cl *kgo.Client, group, topic string) *Group {
-	return &Group{client: kadm.NewClient(cl), group: group, inbox: topic}
+	return &Group{client: kadm.NewClient(cl), group: group, inbox: topic, asking: make(chan struct{}, 1)}
 }
 
-// URL is for [Owners].
-func (g *Group) URL(ctx context.Context, partition int32, asked time.Time) (string, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+// Owner is for [Owners].
+func (g *Group) Owner(ctx context.Context, partition int32, asked time.Time) (Owner, error) {
+	select {
+	case g.asking <- struct{}{}:
+		defer func() { <-g.asking }()
+	case <-ctx.Done():
+		return Owner{}, errMoving
+	}
 	if asked.Sub(g.asked) > knownFor {
 		now := time.Now()
 		owners, err := g.describe(ctx)
-		if err != nil {
-			return "", err
+		if ctx.Err() != nil {
+			return Owner{}, errMoving // who asks has gone: the next one asks
 		}
 		if owners != nil { // while members join, nothing is told: who owned what still does, or says that it does not
 			g.owners = owners
 		}
-		g.asked = now
+		g.asked, g.err = now, err
 	}
-	base, ok := g.owners[partition]
-	switch {
-	case !ok:
-		return "", errMoving
-	case base == "":
-		return "", errors.New("the owner's URL is not known: set OFFHOOK_ADVERTISED_URL of every processor")
+	if g.err != nil {
+		return Owner{}, g.err
 	}
-	if u, err := url.Parse(base); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return "", errors.New("the owner's OFFHOOK_ADVERTISED_URL is no URL")
+	owner, ok := g.owners[partition]
+	if !ok {
+		return Owner{}, errMoving
 	}
-	return base, nil
+	return owner, nil
 }
 
 // describe asks the group who owns what; nil: it is rebalancing.
-func (g *Group) describe(ctx context.Context) (map[int32]string, error) {
+func (g *Group) describe(ctx context.Context) (map[int32]Owner, error) {
 	groups, err := g.client.DescribeGroups(ctx, g.group)
 	if err == nil {
 		err = groups[g.group].Err
 	}
-	if ctx.Err() != nil {
-		return nil, errMoving
-	}
-	if err != nil {
-		return nil, fmt.Errorf("describe the group %s: %w", g.group, err)
+	switch {
+	case errors.Is(err, kerr.GroupIDNotFound):
+		return map[int32]Owner{}, nil // nobody has joined yet
+	case errors.Is(err, kerr.GroupAuthorizationFailed):
+		return nil, fmt.Errorf("the brokers refuse to describe the group; allow Describe on the group %s: %w", g.group, err)
+	case err != nil:
+		return nil, errMoving // the brokers are away
 	}
 	described := groups[g.group]
 	if described.State != "Stable" {
 		return nil, nil
 	}
-	owners := make(map[int32]string)
+	owners := make(map[int32]Owner)
 	for _, m := range described.Members {
-		var base string
+		owner := Owner{Member: m.MemberID}
 		if joined, ok := m.Join.AsConsumer(); ok {
-			base = strings.TrimSuffix(txn.AdvertisedURL(joined.UserData), "/")
+			owner.URL = strings.TrimSuffix(txn.AdvertisedURL(joined.UserData), "/")
 		}
 		assigned, ok := m.Assigned.AsConsumer()
 		if !ok {
@@ -99,7 +103,7 @@ func (g *Group) describe(ctx context.Context) (map[int32]string, error) {
 				continue
 			}
 			for _, p := range t.Partitions {
-				owners[p] = base
+				owners[p] = owner
 			}
 		}
 	}

@@ -22,10 +22,12 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,13 +39,15 @@ import (
 const (
 	// patience bounds one query, with all that it asks of others.
 	patience = 5 * time.Second
-	// atOnce bounds the queries that are answered beside each other: each may hold [schemas.MaxUsersQueryBytes] and its answer.
+	// atOnce bounds the queries that are answered beside each other, and as many of other processes: each may hold
+	// [schemas.MaxUsersQueryBytes] and its answer.
 	atOnce = 128
 	// retryAfter is what a client is told to wait where an answer cannot be given yet.
 	retryAfter = time.Second
 )
 
-// forwarded marks what a process asks of an owner, which asks nobody else then.
+// forwarded marks what a process asks of an owner, which asks nobody else then. Its value is the group that both are of: an address
+// may have become another installation's.
 const forwarded = "Offhook-Forwarded"
 
 // errMoving says that no process is sure to own a partition at the moment.
@@ -53,21 +57,23 @@ var errMoving = errors.New("the users' partition is moving between processes; tr
 type Config struct {
 	// Token is OFFHOOK_QUERY_TOKEN. Empty: requests need none, and must name a loopback host.
 	Token string
-	// AdvertisedURL is OFFHOOK_ADVERTISED_URL: this process's own, which it does not ask. Empty: it has none.
-	AdvertisedURL string
+	// Group is the consumer group of presence, "<prefix>.presence".
+	Group string
 }
 
-// Local is what this process can answer by itself: of uids of one partition, in their order, or an error where it does not own
-// that.
+// Local is what this process can answer by itself: of uids of one partition, in their order, as new as asked, or an error where it
+// is not sure to own that. Member is its member id in the group, empty where it has none.
 type Local interface {
-	Users(ctx context.Context, partition int32, uids []string, connections bool) ([]schemas.User, error)
+	Users(ctx context.Context, asked time.Time, partition int32, uids []string, connections bool) ([]schemas.User, error)
+	Member() string
 }
 
-// Owners says where the owner of a partition can be asked.
+// Owner is who owns a partition: its member id in the group, and its base URL, empty where it has told none.
+type Owner struct{ Member, URL string }
+
+// Owners says who owns a partition. The error is errMoving where nobody does.
 type Owners interface {
-	// URL is the base URL of the owner. asked is a moment: what was known before it may be taken. The error is errMoving where there
-	// is no owner, and says what to set where the owner has no URL.
-	URL(ctx context.Context, partition int32, asked time.Time) (string, error)
+	Owner(ctx context.Context, partition int32, asked time.Time) (Owner, error)
 }
 
 // Deps are what the API works with. Local is nil in a process without presence; Registerer may be nil.
@@ -86,12 +92,13 @@ type API struct {
 	client     *http.Client
 	metrics    metrics
 	slots      chan struct{}
-	partitions atomic.Int32 // of the inbox; 0: not known yet
+	forwarded  chan struct{} // slots of what others ask: they hold theirs meanwhile
+	partitions atomic.Int32  // of the inbox; 0: not known yet
 }
 
 // New returns the handler. It answers 503 until Begin.
 func New(cfg Config, deps Deps) (*API, error) {
-	a := &API{cfg: cfg, deps: deps, mux: http.NewServeMux(), slots: make(chan struct{}, atOnce)}
+	a := &API{cfg: cfg, deps: deps, mux: http.NewServeMux(), slots: make(chan struct{}, atOnce), forwarded: make(chan struct{}, atOnce)}
 	var err error
 	if a.metrics, err = newMetrics(deps.Registerer); err != nil {
 		return nil, fmt.Errorf("register the metrics of the query API: %w", err)
@@ -133,9 +140,16 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusForbidden, "without OFFHOOK_QUERY_TOKEN the host must be a loopback address or localhost")
 		return
 	}
+	slots := a.slots
+	if group := r.Header.Get(forwarded); group == a.cfg.Group {
+		slots = a.forwarded
+	} else if group != "" {
+		a.fail(w, errMoving)
+		return
+	}
 	select {
-	case a.slots <- struct{}{}:
-		defer func() { <-a.slots }()
+	case slots <- struct{}{}:
+		defer func() { <-slots }()
 	default:
 		a.fail(w, fmt.Errorf("%w: %d queries are being answered", errMoving, atOnce))
 		return
@@ -177,6 +191,7 @@ func (a *API) one(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *API) many(w http.ResponseWriter, r *http.Request) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(patience)) // a server that has none is bounded by its own
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, schemas.MaxUsersQueryBytes))
 	if err != nil {
 		a.metrics.count(outcomeRefused)
@@ -223,29 +238,34 @@ func (a *API) lookup(r *http.Request, uids []string, connections bool) ([]schema
 			asked[i] = uids[place]
 		}
 		if a.deps.Local != nil {
-			if got, err := a.deps.Local.Users(r.Context(), p, asked, connections); err == nil {
+			if got, err := a.deps.Local.Users(r.Context(), began, p, asked, connections); err == nil {
 				for i, place := range at {
 					users[place] = got[i]
 				}
 				continue
 			}
 		}
-		if r.Header.Get(forwarded) != "" {
+		if r.Header.Get(forwarded) != "" || r.Context().Err() != nil {
 			return nil, errMoving
 		}
-		url, err := a.deps.Owners.URL(r.Context(), p, began)
+		owner, err := a.deps.Owners.Owner(r.Context(), p, began)
 		switch {
 		case err != nil:
 			return nil, err
-		case url == a.cfg.AdvertisedURL:
+		case a.deps.Local != nil && owner.Member == a.deps.Local.Member():
 			return nil, errMoving // it would be asked again in vain
+		case owner.URL == "":
+			return nil, errors.New("the owner's URL is not known: set OFFHOOK_ADVERTISED_URL of every processor")
 		}
-		elsewhere[url] = append(elsewhere[url], at...)
+		if u, err := url.Parse(owner.URL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			return nil, errors.New("the owner's OFFHOOK_ADVERTISED_URL is no URL")
+		}
+		elsewhere[owner.URL] = append(elsewhere[owner.URL], at...)
 	}
 	errs := make(chan error, len(elsewhere))
 	var asking sync.WaitGroup
-	for url, at := range elsewhere {
-		asking.Go(func() { errs <- a.ask(r, url, uids, at, connections, users) })
+	for base, at := range elsewhere {
+		asking.Go(func() { errs <- a.ask(r, base, uids, at, connections, users) })
 	}
 	asking.Wait()
 	close(errs)
@@ -276,14 +296,14 @@ func (a *API) ask(r *http.Request, base string, uids []string, at []int, connect
 		return errors.New("the owner's OFFHOOK_ADVERTISED_URL is no URL")
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set(forwarded, "1")
+	req.Header.Set(forwarded, a.cfg.Group)
 	if a.cfg.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+a.cfg.Token)
 	}
 	resp, err := a.client.Do(req)
 	if err != nil {
 		// Most likely it has gone, and the group does not know yet.
-		a.deps.Log.Debug("the owner of a partition does not answer", "error", cause(err))
+		a.deps.Log.Debug("the owner of a partition does not answer", "cause", cause(err))
 		return errMoving
 	}
 	defer resp.Body.Close()
@@ -318,12 +338,18 @@ func (a *API) ask(r *http.Request, base string, uids []string, at []int, connect
 	return nil
 }
 
-// cause is why a request failed, without its URL, which holds a uid.
+// cause is why a request failed, in words of ours: the error holds the URL, with a uid and a host.
 func cause(err error) string {
-	for next := err; next != nil; next = errors.Unwrap(err) {
-		err = next
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		return "timeout"
 	}
-	return err.Error()
+	if _, ok := errors.AsType[*net.DNSError](err); ok {
+		return "its host is not known"
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return "connection refused"
+	}
+	return "the connection fails"
 }
 
 // fail answers a query that could not be.

@@ -38,11 +38,14 @@ const (
 
 // table is a Local that owns some partitions: a user has as many connections as its uid's last digit says.
 type table struct {
-	owns  map[int32]bool
-	asked atomic.Int64
+	owns   map[int32]bool
+	asked  atomic.Int64
+	member string
 }
 
-func (l *table) Users(_ context.Context, partition int32, uids []string, connections bool) ([]schemas.User, error) {
+func (l *table) Member() string { return l.member }
+
+func (l *table) Users(_ context.Context, _ time.Time, partition int32, uids []string, connections bool) ([]schemas.User, error) {
 	l.asked.Add(1)
 	if !l.owns[partition] {
 		return nil, errors.New("not held")
@@ -80,16 +83,16 @@ type place struct {
 	err error
 }
 
-func (p *place) URL(_ context.Context, partition int32, _ time.Time) (string, error) {
+func (p *place) Owner(_ context.Context, partition int32, _ time.Time) (Owner, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil {
-		return "", p.err
+		return Owner{}, p.err
 	}
 	if url, ok := p.url[partition]; ok {
-		return url, nil
+		return Owner{Member: "the member at " + url, URL: url}, nil
 	}
-	return "", errMoving
+	return Owner{}, errMoving
 }
 
 // process is one with the API.
@@ -239,7 +242,7 @@ func cluster(t *testing.T) (all []*process, where *place) {
 		if i < 2 {
 			owns = []int32{int32(2 * i), int32(2*i + 1)}
 		}
-		p := start(t, Config{Token: testToken}, where, owns...)
+		p := start(t, Config{Token: testToken, Group: "p.presence"}, where, owns...)
 		for _, partition := range owns {
 			where.url[partition] = p.URL
 		}
@@ -328,6 +331,17 @@ func TestMoving(t *testing.T) {
 	check("the owner is gone")
 	delete(where.url, 3)
 	check("there is no owner")
+	where.url[3] = ""
+	all[1].table.member = "the member at "
+	if r := all[1].one(t, moving); r.status != http.StatusServiceUnavailable {
+		t.Errorf("the owner itself, which restores and has told no URL: %d", r.status)
+	}
+	where.url[3] = all[1].URL
+	all[1].table.owns[3] = true
+	all[1].api.cfg.Group = "another"
+	if r := all[0].one(t, moving); r.status != http.StatusServiceUnavailable {
+		t.Errorf("an owner of another installation: %d", r.status)
+	}
 	fresh := start(t, Config{Token: testToken}, where, 0)
 	fresh.api.partitions.Store(0)
 	if r := fresh.one(t, here); r.status != http.StatusServiceUnavailable {
@@ -353,7 +367,9 @@ func TestWrongSettings(t *testing.T) {
 		{"another token", everywhere(other.URL), "OFFHOOK_QUERY_TOKEN"},
 		{"another server", everywhere(strange.URL), "OFFHOOK_ADVERTISED_URL"},
 		{"a redirect", everywhere(leading.URL), "OFFHOOK_ADVERTISED_URL"},
-		{"no URL", &place{err: errors.New("set OFFHOOK_ADVERTISED_URL")}, "OFFHOOK_ADVERTISED_URL"},
+		{"no URL", everywhere(""), "OFFHOOK_ADVERTISED_URL"},
+		{"an odd URL", everywhere("ftp://10.0.0.7"), "OFFHOOK_ADVERTISED_URL"},
+		{"refused by the brokers", &place{err: errors.New("allow Describe")}, "allow Describe"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := start(t, Config{Token: testToken}, tt.owners)
@@ -445,8 +461,12 @@ func TestBadRequests(t *testing.T) {
 // TestTooMany: more than can be answered at once are told to come again.
 func TestTooMany(t *testing.T) {
 	p := start(t, Config{}, &place{}, 0, 1, 2, 3)
+	p.api.cfg.Group = "g"
 	for range atOnce {
 		p.api.slots <- struct{}{}
+	}
+	if r := p.ask(t, http.MethodGet, "/v1/users/u1", "", forwarded, "g"); r.status != http.StatusOK {
+		t.Errorf("%d for another process, with all slots taken by who waits for others", r.status)
 	}
 	if r := p.ask(t, http.MethodGet, "/v1/users/u1", ""); r.status != http.StatusServiceUnavailable {
 		t.Errorf("%d with all slots taken", r.status)

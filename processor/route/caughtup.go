@@ -17,6 +17,9 @@ import (
 // caughtUpEvery is how often presence is told where route is.
 const caughtUpEvery = time.Second
 
+// caughtUpAge is how old, in ms, what is told may be: presence would take it for a gap.
+const caughtUpAge = 5_000
+
 // watcher tells presence, by a record in each inbox partition, which partitions with connection events the group has read to
 // their ends. What it says is read from the brokers, and so holds whoever reads a partition: ends, and a second later what is
 // committed. A record that comes late is told by its time, which is of the clock that AsOf is of.
@@ -53,6 +56,7 @@ func (w *watcher) run(ctx context.Context) error {
 		case <-tick.C:
 		}
 		if !w.leads() {
+			w.asked, w.ends = 0, nil
 			continue
 		}
 		attempt, cancel := context.WithTimeout(ctx, 5*caughtUpEvery)
@@ -73,7 +77,7 @@ func (w *watcher) run(ctx context.Context) error {
 // tell writes one record into each inbox partition.
 func (w *watcher) tell(ctx context.Context) error {
 	c, err := w.look(ctx)
-	if err != nil {
+	if err != nil || c == nil {
 		return err
 	}
 	value := schemas.AppendInboxCaughtUp(nil, c)
@@ -89,10 +93,12 @@ func (w *watcher) tell(ctx context.Context) error {
 	return nil
 }
 
-// look says where the group is. A topic that does not exist yet has no partitions, and holds up nothing.
+// look says where the group is; nil where the look before is too old or was none: what is said of it would begin all silence anew.
+// An open transaction holds back what others have written behind it: that is not read either, and so the end is the log's.
+// A topic that does not exist yet has no partitions, and holds up nothing.
 func (w *watcher) look(ctx context.Context) (*schemas.CaughtUp, error) {
 	now := time.Now().UnixMilli()
-	next, err := w.adm.ListCommittedOffsets(ctx, w.cfg.ConnectionsTopics...)
+	next, err := w.adm.ListEndOffsets(ctx, w.cfg.ConnectionsTopics...)
 	if err != nil {
 		return nil, fmt.Errorf("list the ends of the connections topics: %w", err)
 	}
@@ -106,6 +112,9 @@ func (w *watcher) look(ctx context.Context) (*schemas.CaughtUp, error) {
 	}
 	c, ends := &schemas.CaughtUp{AsOf: w.asked}, w.ends
 	w.asked, w.ends = now, next
+	if time.Now().UnixMilli()-c.AsOf > caughtUpAge {
+		return nil, nil
+	}
 	for _, name := range w.cfg.ConnectionsTopics {
 		t := schemas.CaughtUpTopic{Name: name, Read: []int32{}}
 		for p := range next[name] {
@@ -122,7 +131,7 @@ func (w *watcher) look(ctx context.Context) (*schemas.CaughtUp, error) {
 				at = o.At
 			}
 			start, listed := starts.Lookup(name, p)
-			if at >= end.Offset || at < 0 && listed && start.Err == nil && start.Offset == end.Offset {
+			if at >= end.Offset || listed && start.Err == nil && start.Offset >= end.Offset { // or there is nothing left to read
 				t.Read = append(t.Read, p)
 			}
 		}
@@ -130,6 +139,3 @@ func (w *watcher) look(ctx context.Context) (*schemas.CaughtUp, error) {
 	}
 	return c, nil
 }
-
-// leader is the partition whose owner speaks for all.
-func (c *Config) leader() (topic string, partition int32) { return c.ConnectionsTopics[0], 0 }

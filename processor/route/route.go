@@ -97,9 +97,8 @@ func Run(ctx context.Context, cfg Config, deps Deps) (err error) {
 		return err
 	}
 	h := &handler{router: newRouter(&cfg, deps.Topics, deps.Owned.Partitions), metrics: m}
-	h.leader.Topic, h.leader.Partition = cfg.leader()
 	if cfg.ConnectionTTL > 0 {
-		w := &watcher{cfg: &cfg, deps: &deps, log: log, leads: h.leads.Load}
+		w := &watcher{cfg: &cfg, deps: &deps, log: log, leads: func() bool { return h.leads.Load() > 0 }}
 		watching, stop := context.WithCancel(ctx)
 		ended := make(chan error, 1)
 		go func() { ended <- w.run(watching) }()
@@ -132,23 +131,22 @@ func (c *Config) inputs() []string {
 type handler struct {
 	router  *router
 	metrics *metrics
-	leader  txn.Partition // whose owner speaks for all
-	leads   atomic.Bool
+	leads   atomic.Int32 // of how many topics with connection events this process owns partition 0: their owners speak for all
 }
 
 // Restore has nothing to restore.
 func (h *handler) Restore(_ context.Context, p txn.Partition) (func(), error) {
 	return func() {
-		if p == h.leader {
-			h.leads.Store(true)
+		if p.Partition == 0 && h.router.connections[p.Topic] {
+			h.leads.Add(1)
 		}
 	}, nil
 }
 
 // Revoked drops nothing.
 func (h *handler) Revoked(p txn.Partition) {
-	if p == h.leader {
-		h.leads.Store(false)
+	if p.Partition == 0 && h.router.connections[p.Topic] {
+		h.leads.Add(-1)
 	}
 }
 
@@ -173,7 +171,7 @@ func (h *handler) Rollback() {
 
 // Reset forgets it too.
 func (h *handler) Reset() {
-	h.leads.Store(false)
+	h.leads.Store(0)
 	h.Rollback()
 }
 
@@ -206,7 +204,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		dropped:           counter("offhook_route_dropped_recipients_total", "Elements of to_uids that are no uid, which are dropped."),
 		withoutRecipients: counter("offhook_route_messages_without_recipients_total", "Messages to a channel that is no person's, without to_uids: notified, and pushed to nobody."),
 		withoutPush:       counter("offhook_route_messages_without_push_total", "Messages with offline_push false: notified, and pushed to nobody."),
-		nodeHeartbeats:    counter("offhook_route_node_heartbeats_total", "Heartbeats of whole nodes; without OFFHOOK_CONNECTION_TTL they are ignored."),
+		nodeHeartbeats:    counter("offhook_route_node_heartbeats_total", "Heartbeats of whole nodes; without OFFHOOK_CONNECTION_TTL they have no effect."),
 	}
 	for _, input := range []string{"connections", "messages"} {
 		m.records.WithLabelValues(input)

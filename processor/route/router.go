@@ -28,8 +28,6 @@ type router struct {
 	system      map[string]bool // uids that are never recipients
 	byChannel   bool            // OFFHOOK_NOTIFY_ORDER_BY=channel_id
 	maxBytes    int             // OFFHOOK_MAX_RECORD_BYTES
-	// nodeHeartbeats: heartbeats of whole nodes are passed on, since there is a time to live that they refresh.
-	nodeHeartbeats bool
 
 	tally tally
 
@@ -58,10 +56,9 @@ func newRouter(cfg *Config, topics kafka.Topics, partitions int32) *router {
 		byChannel:   cfg.NotifyOrderBy == OrderByChannel,
 		maxBytes:    cfg.MaxRecordBytes,
 
-		nodeHeartbeats: cfg.ConnectionTTL > 0,
-		tally:          tally{deadLetters: make(map[schemas.Reason]int)},
-		seen:           make(map[string]struct{}),
-		buckets:        make([][]string, partitions),
+		tally:   tally{deadLetters: make(map[schemas.Reason]int)},
+		seen:    make(map[string]struct{}),
+		buckets: make([][]string, partitions),
 	}
 	for _, topic := range cfg.ConnectionsTopics {
 		r.connections[topic] = true
@@ -114,10 +111,7 @@ func (r *router) connection(in txn.Input, emit func(*kgo.Record)) error {
 		return nil
 	}
 	if c.Type == schemas.Heartbeat {
-		r.tally.nodeHeartbeats++
-		if !r.nodeHeartbeats {
-			return nil
-		}
+		r.tally.nodeHeartbeats++ // passed on without a time to live too: a process that has one may speak for this one
 	}
 	value := schemas.AppendInboxConnection(nil, &c)
 	for p := range r.partitions {

@@ -105,7 +105,7 @@ func TestNodeStartGoesToAllPartitions(t *testing.T) {
 			t.Errorf("got %+v", c)
 		}
 	}
-	if out := collect(r, input("im.connections", `{"type":"heartbeat","node_id":2}`)); len(out) != 0 || r.tally.nodeHeartbeats != 1 {
+	if out := collect(r, input("im.connections", `{"type":"heartbeat","node_id":2}`)); len(out) != partitions || r.tally.nodeHeartbeats != 1 {
 		t.Errorf("a node's heartbeat made %d records, counted %d", len(out), r.tally.nodeHeartbeats)
 	}
 }

@@ -126,6 +126,13 @@ func begin(ctx context.Context, cfg *Config, deps *Deps, log *slog.Logger) error
 		if err := txn.Await(ctx, cl, deps.Stage, log); err != nil {
 			return err
 		}
+		if attempt == 0 {
+			// The offsets that are looked at would wait for it; a refusal comes again, where the stage says what to grant.
+			own := txn.Config{Stage: Stage, Prefix: cfg.Prefix, InstanceID: cfg.InstanceID}
+			if err := txn.EndOpen(ctx, cl, own); err != nil {
+				log.Debug("what an earlier process may have left open is not ended yet", "error", err)
+			}
+		}
 		done, err := s.try(ctx, cl)
 		switch {
 		case done:

@@ -300,3 +300,23 @@ func TestNewTopicBesideARunningGroupIsRefused(t *testing.T) {
 		t.Errorf("got %v, want a refusal", err)
 	}
 }
+
+// TestStartAfterACrash: what a process with the same instance id has left open is ended before anything waits for it.
+func TestStartAfterACrash(t *testing.T) {
+	p := newPlace(t, kafkatest.New(t))
+	p.cfg.InstanceID = "one"
+	crashed := p.Client(t, kgo.TransactionalID(p.Prefix+"-route-one"), kgo.TransactionTimeout(time.Minute), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err := crashed.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	if err := crashed.ProduceSync(t.Context(), &kgo.Record{Topic: p.deps.Topics.Presence, Key: []byte("k"), Value: []byte("v")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := p.decideStart(); err != nil {
+		t.Fatal(err)
+	}
+	if d := time.Since(began); d >= markerPatience {
+		t.Errorf("it took %v", d)
+	}
+}

@@ -27,11 +27,21 @@
 //   - Between two transactions a rebalance leaves kgo's revoked flag up, which would abort the next one and swallow
 //     later revokes: End(TryAbort) after the idle poll takes it down.
 //   - A partition that nobody can look up (no leader) is left to kgo, which waits for it alone.
+//   - A record fails: the transaction is aborted. The record may have been written all the same, and kgo would number the next one
+//     alike, which the broker would drop as a copy: where the abort has begun no new epoch (before Kafka 4.0) the session
+//     is over.
 //   - A record that a topic refuses as too large ends Run with what to set: the same transaction would fail for ever.
 //   - A record has more to do than one transaction should hold: the transaction ends, committed up to that record, and the
 //     partition is read again from it. kgo would commit all that was polled; the offset is put right in its request.
-//   - A process killed within a transaction blocks read-committed readers until the transaction times out (10 s) or
-//     the same transactional id is initialised again, which each session does first.
+//   - A process killed within a transaction blocks read-committed readers until the transaction times out (15 s, and up to
+//     10 s more until the coordinator looks) or the same transactional id is initialised again. Each session does so
+//     first, EndOpen before it where something must read earlier. Of a process that does not come back, those who are given its
+//     partitions end what hangs (hanging.go).
+//   - A rebalance holds up the partitions that stay too: kgo commits nothing while a join is under way, and a join waits for the
+//     last member that lives to hear of it, by its heartbeat, and for one that has died until its session is over. So
+//     heartbeats are frequent, and a dynamic member that is killed and started again at once holds up all for
+//     the rest of its session: the new process's join begins a rebalance that the dead one is missing from. A static
+//     member joins without one.
 //   - An offset out of range, at the assignment or while running: the loop goes on at the log's start, and counts and
 //     logs the gap. No committed offset means the partition's beginning.
 //   - FENCED_INSTANCE_ID ends Run: another process runs with the same OFFHOOK_INSTANCE_ID.

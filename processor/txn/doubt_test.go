@@ -1,13 +1,16 @@
 package txn
 
 import (
+	"context"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 
 	"github.com/offhook/offhook/internal/ops"
 )
@@ -28,15 +31,14 @@ func TestForgottenMemberCommitsNothing(t *testing.T) {
 		}
 	})
 	w.all()
+	// By a new session, or partition by partition where a heartbeat has told of the loss before the join.
+	thrown := func() bool { m.mu.Lock(); defer m.mu.Unlock(); return m.resets > 0 || m.restores > parts }
 	var old atomic.Value // the member id of the commits before
 	var wrong atomic.Int32
 	w.fake.ControlKey(int16(kmsg.TxnOffsetCommit), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		w.fake.KeepControl()
 		member := req.(*kmsg.TxnOffsetCommitRequest).MemberID
-		m.mu.Lock()
-		resets := m.resets
-		m.mu.Unlock()
-		if before, ok := old.Load().(string); ok && before != member && resets == 0 {
+		if before, ok := old.Load().(string); ok && before != member && !thrown() {
 			wrong.Add(1)
 		}
 		old.CompareAndSwap(nil, member)
@@ -70,7 +72,44 @@ func TestForgottenMemberCommitsNothing(t *testing.T) {
 	if wrong.Load() > 0 {
 		t.Errorf("%d commits under the new member id before the state was thrown away", wrong.Load())
 	}
-	w.wait("a new session", func() bool { m.mu.Lock(); defer m.mu.Unlock(); return m.resets > 0 })
+	w.wait("the state to be restored", thrown)
+}
+
+// TestLossIsHeardOfLate: a loop that is busy while its member is forgotten and joins again learns of the loss when it owns all anew.
+func TestLossIsHeardOfLate(t *testing.T) {
+	w := newWorld(t)
+	w.send(8)
+	held, release := make(chan struct{}), make(chan struct{})
+	var armed atomic.Bool
+	m := w.run(w.config(), func(c *counter) {
+		c.onRecord = func(Input) {
+			if armed.CompareAndSwap(true, false) {
+				close(held)
+				<-release
+			}
+		}
+	})
+	w.all()
+	var syncs atomic.Int32
+	w.fake.ControlKey(int16(kmsg.SyncGroup), func(kmsg.Request) (kmsg.Response, error, bool) {
+		w.fake.KeepControl()
+		syncs.Add(1)
+		return nil, nil, false
+	})
+	armed.Store(true)
+	w.send(1)
+	<-held
+	w.answer(kmsg.Heartbeat, 1, func(req kmsg.Request) kmsg.Response {
+		resp := req.ResponseKind().(*kmsg.HeartbeatResponse)
+		resp.ErrorCode = kerr.UnknownMemberID.Code
+		return resp
+	})
+	w.wait("it to join again", func() bool { return syncs.Load() > 0 })
+	time.AfterFunc(100*time.Millisecond, func() { close(release) }) // when it has its partitions
+	w.all()
+	w.send(8)
+	w.all()
+	w.wait("all partitions", func() bool { return m.partitions() == parts })
 }
 
 // TestPartitionWithoutLeader: a partition that nobody can look up holds up no other.
@@ -163,5 +202,36 @@ func TestTopicThatTakesTooLittle(t *testing.T) {
 	}
 	if !IsFatal(m.err) || !strings.Contains(m.err.Error(), "max.message.bytes") {
 		t.Errorf("it ended with %v", m.err)
+	}
+}
+
+// TestFailedRecordThatWasWritten: a broker before 4.0 writes records and says that it did not. The next transaction must not give others
+// their sequence numbers under the same epoch, or the broker drops those as copies.
+func TestFailedRecordThatWasWritten(t *testing.T) {
+	w := newWorld(t, kfake.MaxVersions(kversion.V3_3_0()))
+	w.send(parts)
+	m := w.run(w.config())
+	w.all()
+	var once atomic.Bool
+	w.fake.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		w.fake.KeepControl()
+		resp := produceTo(kerr.UnknownServerError.Code)(req)
+		if resp == nil || once.Swap(true) {
+			return nil, nil, false
+		}
+		node, again := w.fake.CurrentNode(), *(req.(*kmsg.ProduceRequest))
+		w.fake.SleepControl(func() { // once is true, so it passes
+			if _, err := w.cl.Broker(int(node)).Request(context.Background(), &again); err != nil {
+				t.Errorf("pass Produce on: %v", err)
+			}
+		})
+		return resp, nil, true
+	})
+	w.send(parts)
+	w.all()
+	w.send(parts)
+	w.all()
+	if got := m.metric("offhook_sessions_total"); got != 2 {
+		t.Errorf("%v sessions, want 2: the next epoch", got)
 	}
 }

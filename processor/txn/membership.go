@@ -15,35 +15,20 @@ import (
 // ErrNotHeld says that this process does not hold a partition, or cannot be sure of it.
 var ErrNotHeld = errors.New("the partition is not held")
 
-const (
-	// verifiedFor is how long the coordinator's word that this is a member is taken, in place of asking again.
-	verifiedFor = 2 * time.Second
-	// verifyTimeout bounds the asking.
-	verifyTimeout = 2 * time.Second
-	// leaseMargin is what is kept of the session's timeout for clocks that run at different rates.
-	leaseMargin = time.Second
-)
+// verifyTimeout bounds the asking of the coordinator.
+const verifyTimeout = 2 * time.Second
 
 // Membership tells whether the process that runs a loop holds a partition, for those beside the loop who read its state. The zero
 // value holds nothing until a loop runs with it.
 //
-// A process that was stopped, or cut off, does not know that it has lost its partitions. So the coordinator is asked, by a
-// heartbeat of the member: who is a member when it arrives cannot be removed as silent for the session's timeout from when it was
-// sent, by a clock that runs on while the process is stopped. (What ends a membership sooner is the member itself, which says so
-// here first, and another that takes over its instance id, which counts from the next asking.)
+// A process that was stopped, or cut off, or whose instance id another has taken over, does not know that it has lost its
+// partitions. So the coordinator is asked, by a heartbeat that is sent after the question was put: if it takes that as one of the member
+// that the partition was assigned to, nobody else can have been given the partition before that moment, and what is read then is as
+// new as the question.
 type Membership struct {
 	mu      sync.Mutex
 	session *session
 	asking  chan struct{}
-
-	clock func() time.Time // nil: time.Now. Tests let it run on.
-}
-
-func (m *Membership) now() time.Time {
-	if m.clock == nil {
-		return time.Now()
-	}
-	return m.clock()
 }
 
 func (m *Membership) begin(s *session) {
@@ -58,12 +43,27 @@ func (m *Membership) begin(s *session) {
 	}
 }
 
-// Held calls read, and returns nil if the process held the partition, with its state, from before until after the call: what was
-// read is the owner's. Otherwise the error is ErrNotHeld, or wraps it; read may have been called then.
-func (m *Membership) Held(ctx context.Context, p Partition, read func()) error {
+func (m *Membership) current() *session {
 	m.mu.Lock()
-	s := m.session
-	m.mu.Unlock()
+	defer m.mu.Unlock()
+	return m.session
+}
+
+// Member is the member id in the group; empty: there is none.
+func (m *Membership) Member() string {
+	s := m.current()
+	if s == nil {
+		return ""
+	}
+	member, _ := s.cl.GroupMetadata()
+	return member
+}
+
+// Held calls read, and returns nil if the process held the partition, with its state, at a moment after asked and until after the
+// call: what was read is the owner's, and as new as that. Otherwise the error is ErrNotHeld, or wraps it; read may have been called
+// then.
+func (m *Membership) Held(ctx context.Context, p Partition, asked time.Time, read func()) error {
+	s := m.current()
 	if s == nil {
 		return ErrNotHeld
 	}
@@ -71,27 +71,32 @@ func (m *Membership) Held(ctx context.Context, p Partition, read func()) error {
 	if o == nil {
 		return ErrNotHeld
 	}
-	sent, err := m.verify(ctx, s)
-	if err != nil {
+	if err := m.verify(ctx, s, o.member, asked); err != nil {
 		return err
 	}
 	read()
-	if s.view.serves(p) != o || m.now().Sub(sent) > groupTimeout-leaseMargin {
+	if s.view.serves(p) != o {
 		return ErrNotHeld
 	}
 	return nil
 }
 
-// verify returns when the newest heartbeat that the coordinator has taken was sent: a moment ago.
-func (m *Membership) verify(ctx context.Context, s *session) (sent time.Time, err error) {
+// verified is the newest heartbeat that the coordinator has taken.
+type verified struct {
+	sent   time.Time
+	member string
+}
+
+// verify returns nil if the coordinator has taken a heartbeat of the member that was sent after asked.
+func (m *Membership) verify(ctx context.Context, s *session, member string, asked time.Time) error {
 	select {
-	case m.asking <- struct{}{}: // one asks, and the others take its answer
+	case m.asking <- struct{}{}: // one asks, and those who waited take its answer
 		defer func() { <-m.asking }()
 	case <-ctx.Done():
-		return time.Time{}, fmt.Errorf("%w: %w", ErrNotHeld, ctx.Err())
+		return fmt.Errorf("%w: %w", ErrNotHeld, ctx.Err())
 	}
-	if m.now().Sub(s.verified) < verifiedFor {
-		return s.verified, nil
+	if s.verified.member == member && !s.verified.sent.Before(asked) {
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, verifyTimeout)
 	defer cancel()
@@ -101,16 +106,19 @@ func (m *Membership) verify(ctx context.Context, s *session) (sent time.Time, er
 	if s.cfg.InstanceID != "" {
 		req.InstanceID = &s.cfg.InstanceID
 	}
-	sent = m.now()
+	if req.MemberID != member {
+		return ErrNotHeld // the group has forgotten it, and kgo is about to say so
+	}
+	sent := time.Now()
 	resp, err := req.RequestWith(ctx, s.cl)
 	if err == nil {
 		err = kerr.ErrorForCode(resp.ErrorCode)
 	}
 	if err != nil && !errors.Is(err, kerr.RebalanceInProgress) {
-		return time.Time{}, fmt.Errorf("%w: ask the coordinator: %w", ErrNotHeld, err)
+		return fmt.Errorf("%w: ask the coordinator: %w", ErrNotHeld, err)
 	}
-	s.verified = sent
-	return sent, nil
+	s.verified = verified{sent, member}
+	return nil
 }
 
 // serves returns the ownership of a partition that is owned and whose state is there; nil: none.

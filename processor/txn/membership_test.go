@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,7 +22,7 @@ func (m *member) holds(w *world, p int32) bool {
 	ctx, cancel := context.WithTimeout(w.Context(), 5*time.Second)
 	defer cancel()
 	called := false
-	err := m.membership.Held(ctx, Partition{"in", p}, func() { called = true })
+	err := m.membership.Held(ctx, Partition{"in", p}, time.Now(), func() { called = true })
 	switch {
 	case err != nil && !errors.Is(err, ErrNotHeld):
 		w.Errorf("held: %v", err)
@@ -44,7 +45,7 @@ func (m *member) held(w *world) (n int) {
 func TestHeldByOneAlone(t *testing.T) {
 	w := newWorld(t)
 	var nobody Membership
-	if err := nobody.Held(t.Context(), Partition{"in", 0}, func() {}); !errors.Is(err, ErrNotHeld) {
+	if err := nobody.Held(t.Context(), Partition{"in", 0}, time.Now(), func() {}); !errors.Is(err, ErrNotHeld) {
 		t.Errorf("held before a loop runs: %v", err)
 	}
 	a := w.run(w.config())
@@ -65,28 +66,16 @@ func TestHeldByOneAlone(t *testing.T) {
 	w.wait("one holds all again", func() bool { return a.held(w) == parts })
 }
 
-// TestZombieHoldsNothing: a member that its group has forgotten, and that does not know it yet, holds nothing; nor does one that was
-// stopped between the question and the answer.
+// TestZombieHoldsNothing: a member that its group has forgotten, and that does not know it yet, holds nothing.
 func TestZombieHoldsNothing(t *testing.T) {
 	w := newWorld(t)
 	m := w.run(w.config())
 	w.wait("one holds all", func() bool { return m.held(w) == parts })
-
-	var late time.Duration
-	m.membership.asking <- struct{}{}
-	m.membership.clock = func() time.Time { return time.Now().Add(late) }
-	<-m.membership.asking
-	err := m.membership.Held(t.Context(), Partition{"in", 0}, func() { late = groupTimeout })
-	if !errors.Is(err, ErrNotHeld) {
-		t.Errorf("stopped for the session's timeout: %v", err)
-	}
-
 	forgotten := w.answer(kmsg.Heartbeat, 1, func(req kmsg.Request) kmsg.Response {
 		resp := req.ResponseKind().(*kmsg.HeartbeatResponse)
 		resp.ErrorCode = kerr.UnknownMemberID.Code
 		return resp
 	})
-	// The word of before is out of date, since late counts.
 	if m.holds(w, 0) {
 		t.Error("held by a member that its group has forgotten")
 	}
@@ -96,10 +85,98 @@ func TestZombieHoldsNothing(t *testing.T) {
 	w.wait("it holds all again", func() bool { return m.held(w) == parts })
 }
 
+// TestHeldInARebalance: the partitions that stay are held while the group rebalances.
+func TestHeldInARebalance(t *testing.T) {
+	w := newWorld(t)
+	m := w.run(w.config())
+	w.wait("one holds all", func() bool { return m.held(w) == parts })
+	w.answer(kmsg.Heartbeat, 1, func(req kmsg.Request) kmsg.Response {
+		resp := req.ResponseKind().(*kmsg.HeartbeatResponse)
+		resp.ErrorCode = kerr.RebalanceInProgress.Code
+		return resp
+	})
+	if !m.holds(w, 0) {
+		t.Error("not held while the group rebalances")
+	}
+}
+
+// TestTakenOverHoldsNothing: a static member whose instance id another has taken holds nothing, though it was asked a moment ago.
+func TestTakenOverHoldsNothing(t *testing.T) {
+	w := newWorld(t)
+	cfg := w.config()
+	cfg.InstanceID = "i"
+	m := w.run(cfg)
+	w.wait("one holds all", func() bool { return m.held(w) == parts })
+	other, err := kgo.NewClient(kgo.SeedBrokers(w.fake.ListenAddrs()...), kgo.ConsumerGroup(cfg.Group()), kgo.InstanceID("i"),
+		kgo.ConsumeTopics("in"), kgo.Balancers(kgo.CooperativeStickyBalancer()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	w.wait("another to take the instance id", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		other.PollFetches(ctx)
+		_, generation := other.GroupMetadata()
+		return generation > 0
+	})
+	if m.holds(w, 0) {
+		t.Error("held by a member whose instance id is another's")
+	}
+}
+
+// TestNewMemberHoldsNothingOfTheOld: what was assigned to a member id that the group has forgotten is not held under the next one,
+// which kgo takes before it says so.
+func TestNewMemberHoldsNothingOfTheOld(t *testing.T) {
+	w := newWorld(t)
+	m := w.run(w.config())
+	w.wait("one holds all", func() bool { return m.held(w) == parts })
+	s := m.membership.current()
+	first := m.membership.Member()
+	release := make(chan struct{})
+	w.fake.ControlKey(int16(kmsg.SyncGroup), func(kmsg.Request) (kmsg.Response, error, bool) {
+		w.fake.KeepControl()
+		w.fake.SleepControl(func() { <-release })
+		return nil, nil, false
+	})
+	var forgotten atomic.Bool
+	w.fake.ControlKey(int16(kmsg.JoinGroup), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		w.fake.KeepControl()
+		if forgotten.Swap(true) {
+			return nil, nil, false
+		}
+		w.fake.SleepControl(func() {
+			leave := kmsg.NewPtrLeaveGroupRequest()
+			leave.Group, leave.MemberID = m.cfg.Group(), first
+			member := kmsg.NewLeaveGroupRequestMember()
+			member.MemberID = first
+			leave.Members = append(leave.Members, member)
+			if _, err := leave.RequestWith(t.Context(), w.cl); err != nil {
+				t.Errorf("leave: %v", err)
+			}
+		})
+		resp := req.ResponseKind().(*kmsg.JoinGroupResponse)
+		resp.ErrorCode = kerr.UnknownMemberID.Code
+		return resp, nil, true
+	})
+	w.answer(kmsg.Heartbeat, 1, func(req kmsg.Request) kmsg.Response {
+		resp := req.ResponseKind().(*kmsg.HeartbeatResponse)
+		resp.ErrorCode = kerr.RebalanceInProgress.Code
+		return resp
+	})
+	w.wait("another member id", func() bool { id, _ := s.cl.GroupMetadata(); return id != "" && id != first })
+	if m.holds(w, 0) {
+		t.Error("the old member's partition is held under the new id")
+	}
+	close(release)
+	w.wait("it holds all again", func() bool { return m.held(w) == parts })
+}
+
 // TestOldStateIsNotHeld: a partition that went and came back is not held before its state is built anew, and what was read meanwhile
 // was of nobody.
 func TestOldStateIsNotHeld(t *testing.T) {
-	s := &session{verified: time.Now()}
+	asked := time.Now()
+	s := &session{verified: verified{asked, "m"}}
 	var m Membership
 	m.begin(s)
 	p := Partition{"in", 0}
@@ -107,7 +184,7 @@ func TestOldStateIsNotHeld(t *testing.T) {
 		s.view.assign(t.Context(), "m", map[string][]int32{"in": {0}}, map[string][]int32{"in": {0}}, func(map[string][]int32) {})
 	}
 	held := func(during func()) (called, held bool) {
-		err := m.Held(t.Context(), p, func() { called = true; during() })
+		err := m.Held(t.Context(), p, asked, func() { called = true; during() })
 		return called, err == nil
 	}
 	for _, tt := range []struct {

@@ -17,7 +17,25 @@ import (
 // The partitions are asked for by name: an answer for all that the group has committed, which is what kadm asks for,
 // leaves out a partition of which the first commit ever is pending.
 func StableOffsets(ctx context.Context, cl *kgo.Client, group string, partitions map[string][]int32) (map[Partition]int64, error) {
-	got := make(map[Partition]int64)
+	commits, err := stableCommits(ctx, cl, group, partitions)
+	if err != nil {
+		return nil, err
+	}
+	got := make(map[Partition]int64, len(commits))
+	for p, c := range commits {
+		got[p] = c.offset
+	}
+	return got, nil
+}
+
+// commit is what a group has committed of a partition.
+type commit struct {
+	offset   int64 // the next one; -1: none
+	metadata string
+}
+
+func stableCommits(ctx context.Context, cl *kgo.Client, group string, partitions map[string][]int32) (map[Partition]commit, error) {
+	got := make(map[Partition]commit)
 	if len(partitions) == 0 {
 		return got, nil
 	}
@@ -30,7 +48,7 @@ func StableOffsets(ctx context.Context, cl *kgo.Client, group string, partitions
 		t.Topic, t.Partitions = topic, ps
 		g.Topics = append(g.Topics, t)
 		for _, p := range ps {
-			got[Partition{topic, p}] = -1
+			got[Partition{topic, p}] = commit{offset: -1}
 		}
 	}
 	req.Groups = append(req.Groups, g)
@@ -52,7 +70,11 @@ func StableOffsets(ctx context.Context, cl *kgo.Client, group string, partitions
 					return nil, fmt.Errorf("fetch the offset of %s-%d for %s: %w", t.Topic, p.Partition, group, err)
 				}
 				if p.Offset >= 0 {
-					got[Partition{t.Topic, p.Partition}] = p.Offset
+					c := commit{offset: p.Offset}
+					if p.Metadata != nil {
+						c.metadata = *p.Metadata
+					}
+					got[Partition{t.Topic, p.Partition}] = c
 				}
 			}
 		}

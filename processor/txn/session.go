@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,19 +15,27 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/offhook/offhook/internal/kafka"
 )
 
 const (
-	// groupTimeout is the session's and the transaction's: how long a process that died holds up others.
+	// groupTimeout is the session's: how long a process that died holds up others.
 	groupTimeout = 10 * time.Second
+	// transactionTimeout is longer. A member that waits for the join of a rebalance, and so for the session of one that died, holds its
+	// transaction open; ended by its coordinator it would cost the member its session, and all its partitions a restore. What
+	// the dead one left open is ended before: see endHanging.
+	transactionTimeout = groupTimeout + 5*time.Second
+	// heartbeats is how soon a member with nothing to do hears of a rebalance. All others wait for it, with what they would
+	// commit, in each of the two joins of a cooperative rebalance.
+	heartbeats = 100 * time.Millisecond
 	// operationTimeout bounds one step of a transaction (begin, produce, flush, end). It is longer than the
 	// transaction's timeout: past it the transaction is gone anyway, and a new session is due.
 	operationTimeout = 30 * time.Second
 	// idlePoll is how long an idle loop polls at a time.
 	idlePoll = time.Second
-	// silence is how long brokers may say nothing, with a heartbeat a second, before they count as unreachable.
+	// silence is how long brokers may say nothing, in spite of heartbeats, before they count as unreachable.
 	silence = 10 * time.Second
 	// maxPoll, maxRecords and maxBytes bound a transaction: what is polled is processed and committed whole.
 	maxPoll    = 200
@@ -35,7 +44,8 @@ const (
 	// pauseAfterEnd keeps the next transaction's first produce clear of this one's commit markers: Apache Kafka
 	// holds a produce that runs into them for 20 ms.
 	pauseAfterEnd = time.Millisecond
-	// restoresAtOnce bounds the restores that are under way in one process.
+	// restoresAtOnce bounds the restores that are under way in one process. Each keeps a processor busy: where other partitions
+	// are read meanwhile, one processor is left to them.
 	restoresAtOnce = 4
 )
 
@@ -60,12 +70,14 @@ type session struct {
 
 	restores struct {
 		sync.WaitGroup
-		slots chan struct{}
+		slots *semaphore.Weighted // restoresAtOnce
 		mu    sync.Mutex
 		done  []restored
 	}
-	verified time.Time    // when the newest heartbeat of ours that was answered was sent; of who has Membership.asking
-	topics   atomic.Int32 // how many of the consumed topics exist; -1: not known yet
+	looking atomic.Uint64 // the view's number for which endHanging looks
+	topics  atomic.Int32  // how many of the consumed topics exist; -1: not known yet
+
+	verified verified // of who has Membership.asking
 
 	// Of the loop goroutine:
 	held    map[Partition]*ownership
@@ -83,11 +95,17 @@ type transaction struct {
 	began    time.Time
 	promises *kgo.FirstErrPromise
 	touched  []*ownership
+	// mark stands in the metadata of what it commits: a part of a record moves no offset that would tell whether it was applied.
+	mark     string
 	consumed int
 	produced int
 	bytes    int
 	doomed   bool // must be aborted
 	more     bool // a record goes on in the next transaction
+
+	// What its records were written under.
+	producerID int64
+	epoch      int16
 }
 
 type restored struct {
@@ -113,7 +131,7 @@ func (s *session) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.C
 func (l *loop) session(ctx context.Context) (err error) {
 	s := &session{loop: l, held: make(map[Partition]*ownership)}
 	s.view.owned = make(map[Partition]*ownership)
-	s.restores.slots = make(chan struct{}, restoresAtOnce)
+	s.restores.slots = semaphore.NewWeighted(restoresAtOnce)
 	s.topics.Store(-1)
 	s.heard.Store(time.Now().UnixNano())
 	s.built = make(chan struct{})
@@ -181,10 +199,11 @@ func (s *session) options() []kgo.Opt {
 		kgo.ConsumerGroup(s.cfg.Group()),
 		kgo.ConsumeTopics(s.cfg.Topics...),
 		kgo.TransactionalID(s.txnID),
-		kgo.TransactionTimeout(groupTimeout),
+		kgo.TransactionTimeout(transactionTimeout),
 		kgo.SessionTimeout(groupTimeout),
-		// Also how soon a member with nothing to do hears of a rebalance.
-		kgo.HeartbeatInterval(time.Second),
+		// A join waits for the members that have not heard of it, and holds up what all others would commit; kgo's default is 60 s.
+		kgo.RebalanceTimeout(groupTimeout),
+		kgo.HeartbeatInterval(heartbeats),
 		kgo.Balancers(s.balancer),
 		kgo.DisableAutoCommit(),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
@@ -461,8 +480,8 @@ func (s *session) fetchErrors(fetches kgo.Fetches) error {
 				fail = err
 				return
 			}
-			// kgo rejoins by itself, and the assignment that follows is taken whole.
-			s.view.left()
+			// kgo rejoins by itself, and the assignment that follows is taken whole. It may have come by now, and must stay: what was
+			// lost, kgo has told before.
 			s.log.Warn("the group membership was lost", "error", group.Err)
 			return
 		}
@@ -486,7 +505,11 @@ func (s *session) process(fetches kgo.Fetches) error {
 		if err := s.bounded(s.sess.Begin); err != nil {
 			return s.classify(fmt.Errorf("begin a transaction: %w", err), s.committed)
 		}
-		s.txn = &transaction{began: time.Now(), promises: kgo.AbortingFirstErrPromise(s.cl)}
+		t := &transaction{began: time.Now(), promises: kgo.AbortingFirstErrPromise(s.cl)}
+		if err := s.bounded(func() (err error) { t.producerID, t.epoch, err = s.cl.ProducerID(s.base); return err }); err != nil {
+			return s.classify(fmt.Errorf("begin a transaction: %w", err), s.committed)
+		}
+		s.txn = t
 	}
 	t := s.txn
 	emit := func(r *kgo.Record) {
@@ -652,6 +675,11 @@ func (s *session) end(ctx context.Context, again bool) error {
 		if err := s.classify(fmt.Errorf("produce: %w", produceErr), s.committed); IsFatal(err) {
 			return err
 		}
+		if s.refused(produceErr) == "" {
+			if err := s.bounded(func() error { return s.newEpoch(t, produceErr) }); err != nil {
+				return s.classify(err, s.committed)
+			}
+		}
 	}
 	if s.stale() {
 		return nil // a rebalance: the next transaction is another one
@@ -678,9 +706,11 @@ func (t *transaction) asMember(r *kmsg.TxnOffsetCommitRequest) error {
 			behind[o.Partition] = o.next
 		}
 	}
+	t.mark = fmt.Sprintf("%s %d", r.MemberID, t.began.UnixNano())
 	for i := range r.Topics {
 		for j := range r.Topics[i].Partitions {
 			p := &r.Topics[i].Partitions[j]
+			p.Metadata = &t.mark
 			if next, ok := behind[Partition{r.Topics[i].Topic, p.Partition}]; ok {
 				p.Offset, p.LeaderEpoch = next, -1
 			}
@@ -719,7 +749,7 @@ func (s *session) readBack(t *transaction) error {
 		return fmt.Errorf("settle an aborted transaction: %w", err)
 	}
 	for {
-		got, err := StableOffsets(s.base, s.cl, s.cfg.Group(), ask)
+		got, err := stableCommits(s.base, s.cl, s.cfg.Group(), ask)
 		if errors.Is(err, kerr.UnstableOffsetCommit) {
 			if !wait(s.base, 50*time.Millisecond) {
 				return s.base.Err()
@@ -731,12 +761,27 @@ func (s *session) readBack(t *transaction) error {
 		}
 		for _, o := range t.touched {
 			at, asked := got[o.Partition]
-			if asked && at != o.committed && s.view.owns(o) {
-				return fmt.Errorf("%w: %s has %d committed after an abort, and %d before", errDoubt, o.Partition, at, o.committed)
+			if asked && (at.offset != o.committed || t.mark != "" && at.metadata == t.mark) && s.view.owns(o) {
+				return fmt.Errorf("%w: %s has %d committed after an abort, and %d before", errDoubt, o.Partition, at.offset, o.committed)
 			}
 		}
 		return nil
 	}
+}
+
+// newEpoch makes sure that the next transaction is not written under the epoch of one of which a record failed. That record may have been
+// written before the broker said so; kgo takes it for not written, and gives the next record of the partition the same
+// sequence number. Under the same epoch the broker would drop that one as a copy, and say that it is written. Before Kafka 4.0
+// an abort alone begins no new epoch; a new session does.
+func (s *session) newEpoch(t *transaction, failed error) error {
+	id, epoch, err := s.cl.ProducerID(s.base)
+	if err == nil && id == t.producerID && epoch == t.epoch {
+		err = failed
+	}
+	if err != nil {
+		return fmt.Errorf("begin a new producer epoch after a record failed: %w", err)
+	}
+	return nil
 }
 
 // reconcile takes the view over: drops what went, begins to restore what came. No transaction is open.
@@ -749,6 +794,7 @@ func (s *session) reconcile() error {
 	s.view.mu.Lock()
 	owned, doubt := maps.Clone(s.view.owned), s.view.doubt
 	s.seq = s.view.seq
+	seq, came := s.seq, false
 	s.view.mu.Unlock()
 	if doubt {
 		return fmt.Errorf("%w: the coordinator forgot this member while it rejoined", errDoubt)
@@ -761,23 +807,34 @@ func (s *session) reconcile() error {
 			}
 		}
 	}
+	slots := int64(1) // that each restore takes
+	for _, o := range s.held {
+		if o.restored {
+			beside := max(1, runtime.GOMAXPROCS(0)-1) // restores beside what is read
+			slots = int64(restoresAtOnce / min(restoresAtOnce, beside))
+			break
+		}
+	}
 	for name, o := range owned {
 		if s.held[name] == nil {
-			s.held[name] = o
-			s.restores.Go(func() { s.restore(o) })
+			s.held[name], came = o, true
+			s.restores.Go(func() { s.restore(o, slots) })
 		}
+	}
+	if came {
+		s.looking.Store(seq)
+		s.restores.Go(func() { s.endHanging(s.base, seq) })
 	}
 	s.metrics.partitions.Set(float64(len(s.held)))
 	return nil
 }
 
-// restore builds a partition's state, again and again until it is done or the partition goes.
-func (s *session) restore(o *ownership) {
+// restore builds a partition's state, again and again until it is done or the partition goes, and takes some of the slots
+// meanwhile.
+func (s *session) restore(o *ownership, slots int64) {
 	began := time.Now()
 	done := restored{ownership: o}
-	select {
-	case s.restores.slots <- struct{}{}:
-	case <-o.ctx.Done():
+	if s.restores.slots.Acquire(o.ctx, slots) != nil {
 		s.metrics.restores.WithLabelValues(restoreCancelled).Inc()
 		return
 	}
@@ -799,7 +856,7 @@ func (s *session) restore(o *ownership) {
 			break
 		}
 	}
-	<-s.restores.slots
+	s.restores.slots.Release(slots)
 	if o.ctx.Err() != nil {
 		s.metrics.restores.WithLabelValues(restoreCancelled).Inc()
 		return

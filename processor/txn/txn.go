@@ -38,10 +38,17 @@ type Config struct {
 	AdvertisedURL string
 	// ShutdownTimeout bounds the end: the open transaction and leaving the group. 0: 10 s.
 	ShutdownTimeout time.Duration
+
+	// hangingAfter is how old a transaction is at least that a process which is gone has left open; 0: a little less than a member
+	// may be silent. Tests shorten it.
+	hangingAfter time.Duration
 }
 
 // Group is the name of the loop's consumer group.
 func (c *Config) Group() string { return c.Prefix + "." + c.Stage }
+
+// staticID is the transactional id of a static member.
+func (c *Config) staticID() string { return c.Prefix + "-" + c.Stage + "-" + c.InstanceID }
 
 // Deps are what a loop works with. Stage, Registerer and Membership may be nil.
 type Deps struct {
@@ -124,13 +131,16 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	if cfg.ShutdownTimeout <= 0 {
 		cfg.ShutdownTimeout = 10 * time.Second
 	}
+	if cfg.hangingAfter <= 0 {
+		cfg.hangingAfter = groupTimeout * 8 / 10
+	}
 	m, err := newMetrics(deps.Registerer, cfg.Stage)
 	if err != nil {
 		return fmt.Errorf("register the metrics of %s: %w", cfg.Stage, err)
 	}
 	defer m.unregister()
 	l := &loop{cfg: cfg, deps: deps, metrics: m, log: deps.Log.With("stage", cfg.Stage)}
-	l.txnID = cfg.Prefix + "-" + cfg.Stage + "-" + cfg.InstanceID
+	l.txnID = cfg.staticID()
 	if cfg.InstanceID == "" {
 		// Unique, so that no other process fences this one, and the same for all sessions of this process, so that
 		// a new session's InitProducerID ends what an earlier one left open.

@@ -153,9 +153,11 @@ type world struct {
 
 const parts = 4
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T, opts ...kfake.Opt) *world {
 	t.Helper()
-	fake, err := kfake.NewCluster(kfake.NumBrokers(2), kfake.SeedTopics(parts, "in", "out"), kfake.BrokerConfigs(map[string]string{"group.initial.rebalance.delay.ms": "0"}))
+	fake, err := kfake.NewCluster(append([]kfake.Opt{
+		kfake.NumBrokers(2), kfake.SeedTopics(parts, "in", "out"), kfake.BrokerConfigs(map[string]string{"group.initial.rebalance.delay.ms": "0"}),
+	}, opts...)...)
 	if err != nil {
 		t.Fatal(err)
 	}
