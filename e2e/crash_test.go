@@ -155,7 +155,7 @@ func shares(t *testing.T, a, b *process) {
 // owns waits until one process holds all partitions.
 func owns(t *testing.T, p *process) {
 	t.Helper()
-	// A member that is killed amid a rebalance can hold it up for the rebalance timeout, a minute.
+	// A member that is killed amid a rebalance can hold it up for the rebalance timeout.
 	kafkatest.Wait(t, drainTimeout, "one process to hold all partitions", func() bool {
 		stages, lanes := holdings(t, p)
 		return stages == allStages && lanes == allLanes
