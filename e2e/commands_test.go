@@ -159,8 +159,8 @@ func TestPrinting(t *testing.T) {
 		t.Errorf("offhook help settings prints %q", out)
 	}
 	names := strings.Fields(print("schemas"))
-	if len(names) != 6 {
-		t.Errorf("offhook schemas lists %v, want six names", names)
+	if len(names) != 7 || names[6] != "query" {
+		t.Errorf("offhook schemas lists %v, want six schemas and the OpenAPI document", names)
 	}
 	for _, name := range names {
 		document, err := jsonschema.UnmarshalJSON(strings.NewReader(print("schemas", name)))
