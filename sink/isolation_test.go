@@ -252,13 +252,13 @@ func TestReadErrors(t *testing.T) {
 		if healed.Load() {
 			return nil, nil, false
 		}
-		fetches.Add(1)
 		r := request.(*kmsg.FetchRequest)
 		response := r.ResponseKind().(*kmsg.FetchResponse)
 		for _, topic := range r.Topics {
 			answer := kmsg.NewFetchResponseTopic()
 			answer.Topic, answer.TopicID = topic.Topic, topic.TopicID
 			for _, p := range topic.Partitions {
+				fetches.Add(1) // not the requests: they come together, or one by one
 				answered := kmsg.NewFetchResponseTopicPartition()
 				answered.Partition, answered.ErrorCode = p.Partition, kerr.TopicAuthorizationFailed.Code
 				answer.Partitions = append(answer.Partitions, answered)
