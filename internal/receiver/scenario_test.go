@@ -456,7 +456,7 @@ func TestOutagesAreKeptApart(t *testing.T) {
 }
 
 func TestDownClosesThePort(t *testing.T) {
-	s, err := ParseScenario("down:150ms:300ms")
+	s, err := ParseScenario("down:150ms:1s")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -498,8 +498,8 @@ func TestDownClosesThePort(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	if since := time.Since(begun); since < 450*time.Millisecond || refused == 0 {
-		t.Errorf("it is back after %s and %d refused connections, want 450ms and some", since, refused)
+	if since := time.Since(begun); since < 1150*time.Millisecond || refused == 0 {
+		t.Errorf("it is back after %s and %d refused connections, want 1.15s and some", since, refused)
 	}
 	if got := r.Summary(nil).Requests; got != 1 {
 		t.Errorf("%d requests, want 1", got)
