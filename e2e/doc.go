@@ -1,4 +1,4 @@
-// Package e2e drives the offhook binary as its users do: processes with an environment, Kafka on a port, an HTTP
+// Command e2e drives the offhook binary as its users do: processes with an environment, Kafka on a port, an HTTP
 // endpoint that takes the webhooks. It has tests alone.
 //
 // The suite runs against kfake in the test's process and, unchanged, against the Apache Kafka brokers that
@@ -7,4 +7,4 @@
 //
 // With OFFHOOK_E2E_LONG=1 what is scaled down by default lasts as long as a user's would: an endpoint is down for a
 // minute.
-package e2e
+package main

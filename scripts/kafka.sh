@@ -28,6 +28,8 @@ usage: scripts/kafka.sh COMMAND
 environment:
   KAFKA_STATE_DIR  data, logs and pids; one cluster a directory (now $state)
   KAFKA_PORT_BASE  first of two ports a broker (default: the first free ones from 19092)
+  KAFKA_PROXIED    LISTEN:ADVERTISED,… a broker each: a second port that tells clients to come to 127.0.0.1:ADVERTISED, where
+                   a proxy is to listen (default: none)
   KAFKA_HEAP       heap of one broker, 256m or more (default 768m)
   KAFKA_JVM_OPTS   further JVM options
   KAFKA_LOG_LEVEL  of the brokers' log files (default warn)
@@ -119,17 +121,24 @@ find_jars() {
 }
 
 write_properties() { # N
-	local n=$1 voters="" v replicas=$count isr=1
+	local n=$1 voters="" v replicas=$count isr=1 proxied="" advertised=""
+	local -a proxies
 	for ((v = 1; v <= count; v++)); do voters+=,$v@127.0.0.1:$(controller_port "$v"); done
 	if ((count > 1)); then isr=2; fi
+	if [[ -n ${KAFKA_PROXIED:-} ]]; then
+		IFS=, read -ra proxies <<<"$KAFKA_PROXIED"
+		((${#proxies[@]} == count)) || die "KAFKA_PROXIED takes LISTEN:ADVERTISED for each of $count broker(s)"
+		proxied=,PROXIED://127.0.0.1:${proxies[n - 1]%:*}
+		advertised=,PROXIED://127.0.0.1:${proxies[n - 1]#*:}
+	fi
 	cat >"$state/$n.properties" <<PROPERTIES
 process.roles=broker,controller
 node.id=$n
 controller.quorum.voters=${voters#,}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:$(client_port "$n"),CONTROLLER://127.0.0.1:$(controller_port "$n")
-advertised.listeners=PLAINTEXT://127.0.0.1:$(client_port "$n")
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:$(client_port "$n"),CONTROLLER://127.0.0.1:$(controller_port "$n")$proxied
+advertised.listeners=PLAINTEXT://127.0.0.1:$(client_port "$n")$advertised
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT
 inter.broker.listener.name=PLAINTEXT
 log.dirs=$state/$n.data
 auto.create.topics.enable=false

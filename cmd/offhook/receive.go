@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/offhook/offhook/internal/journal"
 	"github.com/offhook/offhook/internal/receiver"
 	"github.com/offhook/offhook/internal/truth"
 )
@@ -26,6 +27,8 @@ type receiveCommand struct {
 	Scenario   []string      `sep:"none" help:"Misbehave as said above; may be given several times." placeholder:"NAME[:ARG…]"`
 	Seed       uint64        `default:"1" help:"The same seed makes the same choices in scenarios."`
 	Duration   time.Duration `help:"End after this time; 0: run until a signal."`
+	Journal    string        `help:"Append each request that was read whole to this file, taken or refused, before it is answered." placeholder:"FILE"`
+	Check      bool          `default:"true" negatable:"" help:"Check order, repeats and bodies, for which all that was taken is remembered; without it the summary has counts alone, of what came repeatedly too."`
 }
 
 // Help is for kong.
@@ -58,12 +61,23 @@ func (f receiveCommand) Run(c *call) error {
 	if err != nil {
 		return err
 	}
-	r := receiver.New(receiver.Config{Secrets: keys, OrderByChannel: f.OrderBy == "channel_id"})
-	player := receiver.Play(r, f.Seed, scenarios...)
+	if !f.Check && f.Truth != "" {
+		return &settingsError{name: "--no-check", problem: "leaves nothing to hold --truth against", example: "--no-check without --truth"}
+	}
+	cfg := receiver.Config{Secrets: keys, OrderByChannel: f.OrderBy == "channel_id", Unchecked: !f.Check}
+	closeJournal := func() error { return nil }
+	if f.Journal != "" {
+		if cfg.Journal, err = journal.Open(f.Journal); err != nil {
+			return fmt.Errorf("--journal: %w", err)
+		}
+		closeJournal = cfg.Journal.Close
+	}
+	r := receiver.New(cfg)
+	player := receiver.Play(r, f.Seed, scenarios...).Journal(cfg.Journal)
 	stderr := &synchronized{w: c.stderr}
 	server, err := listen(c.ctx, f.Addr, player, newLog(stderr, "text", slog.LevelWarn), scenarios...)
 	if err != nil {
-		return err
+		return errors.Join(err, closeJournal())
 	}
 	line(stderr, "receiving on http://%s", server.addr)
 
@@ -75,6 +89,9 @@ func (f receiveCommand) Run(c *call) error {
 	}
 	r.Live(ctx, stderr)
 	server.close()
+	if err := closeJournal(); err != nil {
+		return err
+	}
 
 	var all *truth.Truth
 	if f.Truth != "" {

@@ -2,15 +2,22 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/offhook/offhook/internal/journal"
 	"github.com/offhook/offhook/internal/kafka/kafkatest"
 	"github.com/offhook/offhook/internal/receiver"
 )
@@ -78,6 +85,62 @@ func TestReceivePlaysScenarios(t *testing.T) {
 	want := receiver.Summary{Requests: 1, Events: receiver.Events{OnlineStatus: 1}, RefusedByScenario: got.RefusedByScenario}
 	if got != want || got.RefusedByScenario < 1 {
 		t.Errorf("summary %+v, want %+v with a refusal", got, want)
+	}
+}
+
+func TestReceiveJournal(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "journal")
+	var want []journal.Entry
+	for i, args := range [][]string{{}, {"--no-check"}} {
+		addr := freeAddress(t)
+		p := start(t, nil, append([]string{"receive", "--addr", addr, "--journal", name, "--scenario", "refuse:u1"}, args...)...)
+		say(t, addr, "user.onlinestatus", "1", `["u1-0-1-5-1-1"]`, http.StatusBadRequest)
+		for range 2 {
+			say(t, addr, "user.onlinestatus", "2", `["u2-0-1-5-1-1"]`, http.StatusOK)
+		}
+		p.stop()
+		p.exit(t, exitOK)
+		want = append(want, journal.Entry{Event: "user.onlinestatus", ID: "1", Body: []byte(`["u1-0-1-5-1-1"]`)})
+		for range 2 {
+			want = append(want, journal.Entry{Event: "user.onlinestatus", ID: "2", Taken: true, Body: []byte(`["u2-0-1-5-1-1"]`)})
+		}
+		stdout := p.stdout.String()
+		if checked := strings.Contains(stdout, `"repeated_ids":1`); checked != (i == 0) || !strings.Contains(stdout, `"requests":2`) {
+			t.Errorf("%v: summary %s", args, stdout)
+		}
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var got []journal.Entry
+	for r := journal.NewReader(file); ; {
+		e, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		e.Body = bytes.Clone(e.Body)
+		got = append(got, e)
+	}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(journal.Entry{}, "Time")); diff != "" {
+		t.Errorf("entries (-want +got):\n%s", diff)
+	}
+}
+
+func TestReceiveRefusesFlagsThatDoNotGoTogether(t *testing.T) {
+	noJournal := filepath.Join(t.TempDir(), "readme")
+	if err := os.WriteFile(noJournal, []byte("hello\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for args, exit := range map[string]int{"--no-check --truth t": exitSettings, "--journal " + noJournal: exitFatal} {
+		code, stdout, stderr := command(t, nil, append([]string{"receive", "--addr", "127.0.0.1:0"}, strings.Fields(args)...)...)
+		flag, _, _ := strings.Cut(args, " ")
+		if code != exit || stdout != "" || !strings.Contains(stderr, flag) || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("receive %s: exit code %d, stdout %q, stderr %q; want %d and one line", args, code, stdout, stderr, exit)
+		}
 	}
 }
 

@@ -58,7 +58,8 @@ type request struct {
 	event    schemas.Event
 	id, body uint64
 	hasID    bool
-	statuses []statusEntry
+	items    int
+	statuses []statusEntry // none where nothing is checked
 	messages []messageEntry
 }
 
@@ -93,17 +94,17 @@ func (b *books) take(r *request) {
 	}
 	switch r.event {
 	case schemas.EventOnlineStatus:
-		b.Events.OnlineStatus += int64(len(r.statuses))
+		b.Events.OnlineStatus += int64(r.items)
 		for i := range r.statuses {
 			b.status(&r.statuses[i])
 		}
 	case schemas.EventNotify:
-		b.Events.Notify += int64(len(r.messages))
+		b.Events.Notify += int64(r.items)
 		for i := range r.messages {
 			b.notify(&r.messages[i])
 		}
 	case schemas.EventOffline:
-		b.Events.Offline += int64(len(r.messages))
+		b.Events.Offline += int64(r.items)
 		for i := range r.messages {
 			b.offline(&r.messages[i])
 		}

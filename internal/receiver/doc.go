@@ -23,9 +23,15 @@
 // the answer to what was taken. [Listen] plays the one that needs the port, down. What a scenario refuses never reaches
 // the receiver, and so its books.
 //
+// # The journal
+//
+// With one, each request that was read whole is noted before it is answered, taken or refused, in the order in which requests
+// were taken: a receiver that is killed loses nothing that a sender was told. A request that cannot be noted is answered 500
+// and not taken.
+//
 // # Memory
 //
-// It must remember what it has taken for as long as it runs, and so grows with it: 8 bytes of hash for each id, body,
+// Unless it is unchecked, it must remember what it has taken for as long as it runs, and so grows with it: 8 bytes of hash for each id, body,
 // message, pair and item, and a map's overhead on them. Hashes are seeded by the process; that two of ten million are
 // equal has a chance of three in a million.
 package receiver

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/offhook/offhook/internal/journal"
 	"github.com/offhook/offhook/schemas"
 )
 
@@ -28,6 +29,8 @@ type Player struct {
 	start time.Time
 	reads bool // a rule wants the names of items
 	slow  []*delay
+	// journal gets what a scenario refuses; what is taken is for next to note. nil: none.
+	journal *journal.Writer
 
 	mu       sync.Mutex
 	rules    []rule
@@ -53,6 +56,13 @@ func Play(next http.Handler, seed uint64, scenarios ...Scenario) *Player {
 	return p
 }
 
+// Journal has all requests noted that do not reach the handler behind, as [Config.Journal] notes those that do: the two are to
+// have the same. It must be called before the first request. It returns the player.
+func (p *Player) Journal(w *journal.Writer) *Player {
+	p.journal = w
+	return p
+}
+
 // ServeHTTP plays one request.
 func (p *Player) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if len(p.rules) == 0 && len(p.slow) == 0 {
@@ -71,8 +81,9 @@ func (p *Player) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return // the sender is gone
 	}
 	s := &scene{player: p, w: w, req: req, body: body}
-	if d := p.delay(req.Header.Get(headerID)); d > 0 {
-		s.wait(d)
+	if d := p.delay(req.Header.Get(headerID)); d > 0 && !sleep(req.Context(), d) {
+		s.note() // that the sender is gone is no reason to forget what it sent
+		panic(http.ErrAbortHandler)
 	}
 	if act := p.decide(s); act != nil {
 		act(s)
@@ -90,7 +101,11 @@ func (p *Player) delay(id string) (sum time.Duration) {
 	p.attempts[id]++
 	attempt := p.attempts[id]
 	p.mu.Unlock()
+	elapsed := time.Since(p.start)
 	for i, d := range p.slow {
+		if !d.during.contains(elapsed) {
+			continue
+		}
 		sum += d.draw(^p.seed-uint64(i), id, attempt) // no seed of a rule's
 	}
 	return sum
@@ -131,10 +146,21 @@ func names(event schemas.Event, body []byte) (all []string) {
 	return all
 }
 
-func (p *Player) countRefused() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.refused++
+// refuse notes and counts a request that does not reach the handler behind. False: it cannot be noted, and was answered.
+func (s *scene) refuse() bool {
+	s.player.mu.Lock()
+	s.player.refused++
+	s.player.mu.Unlock()
+	if s.note() {
+		return true
+	}
+	noJournal(s.w)
+	return false
+}
+
+// note enters a request that is not taken in the journal; false: that cannot be.
+func (s *scene) note() bool {
+	return s.player.journal == nil || s.player.journal.Write(entryOf(s.req, s.body, false)) == nil
 }
 
 // Add enters what the player has seen into a receiver's summary.
@@ -233,7 +259,9 @@ func refuse(status int) act { return refuseWith(status, "", "") }
 // refuseWith answers with one header more; name "": with none.
 func refuseWith(status int, name, value string) act {
 	return func(s *scene) {
-		s.player.countRefused()
+		if !s.refuse() {
+			return
+		}
 		if name != "" {
 			s.w.Header().Set(name, value)
 		}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/offhook/offhook/internal/journal"
 	"github.com/offhook/offhook/internal/truth"
 	"github.com/offhook/offhook/schemas"
 )
@@ -31,6 +32,12 @@ type Config struct {
 	// OrderByChannel is for a sender that orders msg.notify by channel_id, not by from_uid: then a sender's messages are
 	// in order within each channel alone.
 	OrderByChannel bool
+	// Journal, where not nil, gets an entry for each request whose body was read whole, in the order in which they were
+	// taken and before they are answered. A request that it does not take is answered 500.
+	Journal *journal.Writer
+	// Unchecked remembers nothing of what was taken: requests and events are counted, repeats among them, and order,
+	// repeats and bodies are not looked at. For receivers that live long: a truth cannot be held against them.
+	Unchecked bool
 }
 
 // Receiver is an http.Handler for webhook requests. All methods may be called by several goroutines at once.
@@ -47,7 +54,7 @@ func New(cfg Config) *Receiver {
 		cfg.MaxBody = defaultMaxBody
 	}
 	r := &Receiver{cfg: cfg, books: newBooks()}
-	r.books.byChannel = cfg.OrderByChannel
+	r.books.byChannel, r.books.Unchecked = cfg.OrderByChannel, cfg.Unchecked
 	return r
 }
 
@@ -81,43 +88,90 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 			answer = status
 		}
 		if answer/100 != 2 {
-			w.WriteHeader(answer)
+			if r.noted(w, req, body) {
+				w.WriteHeader(answer)
+			}
 			return
 		}
 	}
 	if req.Method != http.MethodPost {
-		w.Header().Set("Allow", http.MethodPost)
-		r.bad(w, http.StatusMethodNotAllowed, "only POST is taken")
+		if r.noted(w, req, body) {
+			w.Header().Set("Allow", http.MethodPost)
+			r.bad(w, http.StatusMethodNotAllowed, "only POST is taken")
+		}
 		return
 	}
 	if len(r.cfg.Secrets) > 0 && !signed(r.cfg.Secrets, req.Header, body, time.Now()) {
-		r.count(func(s *Summary) { s.BadSignatures++ })
-		http.Error(w, "no signature is right", http.StatusUnauthorized)
+		if r.noted(w, req, body) {
+			r.count(func(s *Summary) { s.BadSignatures++ })
+			http.Error(w, "no signature is right", http.StatusUnauthorized)
+		}
 		return
 	}
 	entry, err := r.read(req, body)
 	if err != nil {
-		r.bad(w, http.StatusBadRequest, err.Error())
+		if r.noted(w, req, body) {
+			r.bad(w, http.StatusBadRequest, err.Error())
+		}
 		return
 	}
-	r.mu.Lock()
-	r.books.take(entry)
-	r.mu.Unlock()
+	if !r.take(entry, req, body) {
+		noJournal(w)
+		return
+	}
 	w.WriteHeader(answer)
+}
+
+// take enters a request in the journal and the books; false: the journal does not take it, and so neither do we.
+func (r *Receiver) take(entry *request, req *http.Request, body []byte) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	// The lock is held over the write, so that the journal has the order of the books. It writes to the page cache, and
+	// nobody could be answered meanwhile.
+	if r.cfg.Journal != nil && r.cfg.Journal.Write(entryOf(req, body, true)) != nil {
+		return false
+	}
+	r.books.take(entry)
+	return true
+}
+
+// noted enters a request that is refused in the journal. Where that does not take it, the request is answered, and it
+// returns false.
+func (r *Receiver) noted(w http.ResponseWriter, req *http.Request, body []byte) bool {
+	if r.cfg.Journal == nil || r.cfg.Journal.Write(entryOf(req, body, false)) == nil {
+		return true
+	}
+	noJournal(w)
+	return false
+}
+
+// noJournal answers a request that could not be noted. The error is the journal's to keep: its Close returns it.
+func noJournal(w http.ResponseWriter) {
+	http.Error(w, "the journal cannot be written", http.StatusInternalServerError)
+}
+
+func entryOf(req *http.Request, body []byte, taken bool) journal.Entry {
+	return journal.Entry{
+		Time: time.Now().UnixMilli(), Event: req.URL.Query().Get("event"), ID: req.Header.Get(headerID), Taken: taken, Body: body,
+	}
 }
 
 // read decodes a request and hashes what is to be remembered, all that can be done without the lock.
 func (r *Receiver) read(req *http.Request, body []byte) (*request, error) {
 	event := schemas.Event(req.URL.Query().Get("event"))
-	entry := &request{event: event, body: r.books.hashBody(event, body)}
-	if id := req.Header.Get(headerID); id != "" {
-		entry.id, entry.hasID = r.books.hash(id), true
+	entry := &request{event: event}
+	if id := req.Header.Get(headerID); id != "" && !r.cfg.Unchecked {
+		entry.id, entry.hasID, entry.body = r.books.hash(id), true, r.books.hashBody(event, body)
 	}
 	switch event {
 	case schemas.EventOnlineStatus:
 		items, err := schemas.DecodeOnlineStatusBody(body)
 		if err != nil {
 			return nil, fmt.Errorf("decode the body: %w", err)
+		}
+		entry.items = len(items)
+		if r.cfg.Unchecked {
+			break
 		}
 		entry.statuses = make([]statusEntry, len(items))
 		for i := range items {
@@ -127,6 +181,10 @@ func (r *Receiver) read(req *http.Request, body []byte) (*request, error) {
 		items, err := schemas.DecodeMessagesBody(body)
 		if err != nil {
 			return nil, fmt.Errorf("decode the body: %w", err)
+		}
+		entry.items = len(items)
+		if r.cfg.Unchecked {
+			break
 		}
 		entry.messages = make([]messageEntry, len(items))
 		for i := range items {
@@ -157,7 +215,7 @@ func (r *Receiver) Summary(t *truth.Truth) Summary {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.books.Summary
-	if t != nil {
+	if t != nil && !s.Unchecked {
 		r.books.judge(&s, t)
 	}
 	return s

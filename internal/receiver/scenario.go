@@ -30,8 +30,53 @@ func (s Scenario) String() string { return s.text }
 // window is a time from the start on.
 type window struct{ after, length time.Duration }
 
+// contains reports whether a time is within; a window of no length has no bounds.
+func (w window) contains(elapsed time.Duration) bool {
+	return w.length == 0 || elapsed >= w.after && elapsed-w.after < w.length
+}
+
+// within is what of w, whose times count from the beginning of the other, is within it.
+func (w window) within(outer window) window {
+	return window{outer.after + w.after, max(0, min(w.length, outer.length-w.after))}
+}
+
 // delay is uniformly between the two.
-type delay struct{ min, max time.Duration }
+type delay struct {
+	min, max time.Duration
+	during   window
+}
+
+// within plays s from after on, and for length, alone.
+func (s Scenario) within(during window) Scenario {
+	if s.down.length > 0 {
+		s.down = s.down.within(during)
+	}
+	if s.slow != nil {
+		inner := *s.slow
+		if inner.during.length == 0 {
+			inner.during = window{length: during.length}
+		}
+		if inner.during = inner.during.within(during); inner.during.length == 0 {
+			s.slow = nil // it would begin when it is over
+		} else {
+			s.slow = &inner
+		}
+	}
+	if made := s.rule; made != nil {
+		s.rule = func() rule {
+			inner := made()
+			return func(a *asked) act {
+				if !during.contains(a.elapsed) {
+					return nil
+				}
+				shifted := *a
+				shifted.elapsed -= during.after
+				return inner(&shifted)
+			}
+		}
+	}
+	return s
+}
 
 // ScenarioError says why a text is no scenario.
 type ScenarioError struct {
@@ -54,7 +99,8 @@ type ScenarioUsage struct {
 
 type scenarioKind struct {
 	ScenarioUsage
-	// parse fills s from the text behind the name, "" where there is none. The error is a clause.
+	// parse fills s from the text behind the name, "" where there is none. The error is a clause. nil: it is during, whose
+	// parse needs the others.
 	parse func(s *Scenario, rest string) error
 }
 
@@ -124,23 +170,29 @@ var scenarioKinds = []scenarioKind{
 			s.rule = func() rule { return answering(code, during) }
 			return nil
 		}},
-	{ScenarioUsage{"errors:PERCENT[:CODE]", "errors:10", "answers 500, or CODE, to PERCENT of the requests: which ones, seed, webhook-id and attempt decide"},
+	{ScenarioUsage{"errors:PERCENT[:CODE[:SECONDS]]", "errors:10", "answers 500, or CODE, with Retry-After: SECONDS where that is given, to PERCENT of the requests: which ones, seed, webhook-id and attempt decide"},
 		func(s *Scenario, rest string) error {
-			args, err := split(rest, 1, 2)
+			args, err := split(rest, 1, 3)
 			if err != nil {
 				return err
 			}
-			percent, err := strconv.ParseFloat(args[0], 64)
-			if err != nil || !(percent > 0 && percent <= 100) {
-				return errors.New("has a PERCENT that is no number above 0 up to 100")
+			percent, err := parsePercent(args[0])
+			if err != nil {
+				return err
 			}
 			code := http.StatusInternalServerError
-			if len(args) == 2 {
+			if len(args) > 1 {
 				if code, err = parseStatus(args[1], 300); err != nil {
 					return err
 				}
 			}
-			s.rule = func() rule { return failures(percent, code) }
+			var pause int
+			if len(args) == 3 {
+				if pause, err = parseCount("SECONDS", args[2]); err != nil {
+					return err
+				}
+			}
+			s.rule = func() rule { return failures(percent, code, pause) }
 			return nil
 		}},
 	{ScenarioUsage{"fail:TEXT[:CODE]", "fail:run-u1-7", "answers 500, or CODE, always to a request with an item of which message_id, message_idstr or client_msg_no (in user.onlinestatus: the uid) is TEXT"},
@@ -173,13 +225,13 @@ var scenarioKinds = []scenarioKind{
 			s.rule = func() rule { return busy(every, time.Duration(seconds)*time.Second) }
 			return nil
 		}},
-	{ScenarioUsage{"cut:EVERY[:answer]", "cut:10", "closes the connection of every EVERY-th request without having taken it; with answer it takes the request and cuts the answer's header and body by turns"},
+	{ScenarioUsage{"cut:EVERY[:answer]", "cut:10", "closes the connection of every EVERY-th request without having taken it; with answer it takes the request and cuts the answer's header and body by turns. With a percentage for EVERY, such as 10%, seed, webhook-id and attempt decide which ones"},
 		func(s *Scenario, rest string) error {
 			args, err := split(rest, 1, 2)
 			if err != nil {
 				return err
 			}
-			every, err := parseCount("EVERY", args[0])
+			every, err := parseShare(args[0])
 			if err != nil {
 				return err
 			}
@@ -193,13 +245,13 @@ var scenarioKinds = []scenarioKind{
 			s.rule = func() rule { return cutAnswer(every) }
 			return nil
 		}},
-	{ScenarioUsage{"late:EVERY:D", "late:10:15s", "takes the request of every EVERY-th webhook-id, when it comes first, but answers after D: longer than the sender waits"},
+	{ScenarioUsage{"late:EVERY:D", "late:10:15s", "takes the request of every EVERY-th webhook-id, when it comes first, but answers after D: longer than the sender waits. With a percentage for EVERY, such as 10%, seed, webhook-id and attempt decide which ones, whether they come first or again"},
 		func(s *Scenario, rest string) error {
 			args, err := split(rest, 2, 2)
 			if err != nil {
 				return err
 			}
-			every, err := parseCount("EVERY", args[0])
+			every, err := parseShare(args[0])
 			if err != nil {
 				return err
 			}
@@ -223,6 +275,7 @@ var scenarioKinds = []scenarioKind{
 		func(s *Scenario, rest string) error { return s.repeated(rest, endless) }},
 	{ScenarioUsage{"flood[:EVERY]", "flood:10", "takes every EVERY-th request, or each, and answers 200 with a body of 64 MiB; of every second webhook-id the first time with a header of 16 MiB"},
 		func(s *Scenario, rest string) error { return s.repeated(rest, flood) }},
+	{ScenarioUsage{"during:AFTER:FOR:SCENARIO", "during:10s:1m:slow:300ms", "plays another scenario from AFTER after the start, for FOR: that one's times count from then on"}, nil},
 }
 
 // Scenarios describes what [ParseScenario] takes.
@@ -243,7 +296,11 @@ func ParseScenario(text string) (Scenario, error) {
 			continue
 		}
 		s := Scenario{text: text}
-		if err := kind.parse(&s, rest); err != nil {
+		parse := kind.parse
+		if parse == nil {
+			parse = (*Scenario).during
+		}
+		if err := parse(&s, rest); err != nil {
 			return Scenario{}, &ScenarioError{Text: text, Problem: err.Error() + " (" + kind.Form + ")", Example: kind.Example}
 		}
 		return s, nil
@@ -253,6 +310,30 @@ func ParseScenario(text string) (Scenario, error) {
 		forms[i] = kind.Form
 	}
 	return Scenario{}, &ScenarioError{Text: text, Problem: "is none of " + strings.Join(forms, ", "), Example: scenarioKinds[0].Example}
+}
+
+func (s *Scenario) during(rest string) error {
+	args := strings.SplitN(rest, ":", 3)
+	if len(args) < 3 {
+		return errors.New("has too few arguments")
+	}
+	var during window
+	var err error
+	if during.after, err = parseDuration("AFTER", args[0], 0); err != nil {
+		return err
+	}
+	if during.length, err = parseDuration("FOR", args[1], 1); err != nil {
+		return err
+	}
+	played, err := ParseScenario(args[2])
+	if wrong, ok := errors.AsType[*ScenarioError](err); ok {
+		return fmt.Errorf("plays %q, which %s", wrong.Text, wrong.Problem)
+	} else if err != nil {
+		return err
+	}
+	played.text = s.text
+	*s = played.within(during)
+	return nil
 }
 
 func (s *Scenario) named(rest string, code int) error {
@@ -323,6 +404,30 @@ func parseStatus(text string, least int) (int, error) {
 	return code, nil
 }
 
+// parsePercent reads a number above 0 up to 100.
+func parsePercent(text string) (float64, error) {
+	percent, err := strconv.ParseFloat(text, 64)
+	if err != nil || !(percent > 0 && percent <= 100) {
+		return 0, errors.New("has a PERCENT that is no number above 0 up to 100")
+	}
+	return percent, nil
+}
+
+// share is which requests a scenario is for: every so many, or where that is 0 a percentage.
+type share struct {
+	every   int
+	percent float64
+}
+
+func parseShare(text string) (s share, err error) {
+	if percent, ok := strings.CutSuffix(text, "%"); ok {
+		s.percent, err = parsePercent(percent)
+	} else {
+		s.every, err = parseCount("EVERY", text)
+	}
+	return s, err
+}
+
 // mostCount keeps a count of seconds within a duration.
 const mostCount = math.MaxInt32
 
@@ -381,7 +486,7 @@ func (d *delay) draw(seed uint64, id string, attempt int) time.Duration {
 func answering(code int, during window) rule {
 	return func(a *asked) act {
 		switch {
-		case a.elapsed < during.after || a.elapsed-during.after >= during.length:
+		case !during.contains(a.elapsed):
 			return nil
 		case code/100 == 2:
 			return func(s *scene) {
@@ -397,14 +502,26 @@ func answering(code int, during window) rule {
 	}
 }
 
-func failures(percent float64, code int) rule {
-	attempts := make(map[string]int)
+// lots draws, and counts the attempts of a webhook-id for it.
+type lots map[string]int
+
+// hit reports whether this attempt is one of the percentage.
+func (l lots) hit(a *asked, percent float64) bool {
+	l[a.id]++
+	return draw(a.seed, a.id, l[a.id])*100 < percent
+}
+
+// failures refuses; pause is that of a Retry-After in seconds, 0: there is none.
+func failures(percent float64, code, pause int) rule {
+	attempts := make(lots)
 	return func(a *asked) act {
-		attempts[a.id]++
-		if draw(a.seed, a.id, attempts[a.id])*100 < percent {
-			return refuse(code)
+		switch {
+		case !attempts.hit(a, percent):
+			return nil
+		case pause > 0:
+			return refuseWith(code, "Retry-After", strconv.Itoa(pause))
 		}
-		return nil
+		return refuse(code)
 	}
 }
 
@@ -452,26 +569,41 @@ func retryAfter(d time.Duration) act {
 	return refuseWith(http.StatusTooManyRequests, "Retry-After", strconv.Itoa(int(seconds)))
 }
 
-func cut(every int) rule {
-	requests := 0
-	return func(*asked) act {
-		if requests++; requests%every != 0 {
+// requests picks a share of the requests: what it returns gives the number of one that is picked, from 1 on, and 0 for others.
+func (s share) requests() func(a *asked) int {
+	attempts := make(lots)
+	requests, picked := 0, 0
+	return func(a *asked) int {
+		requests++
+		if s.every > 0 && requests%s.every != 0 || s.every == 0 && !attempts.hit(a, s.percent) {
+			return 0
+		}
+		picked++
+		return picked
+	}
+}
+
+func cut(of share) rule {
+	pick := of.requests()
+	return func(a *asked) act {
+		if pick(a) == 0 {
 			return nil
 		}
 		return func(s *scene) {
-			s.player.countRefused()
-			panic(http.ErrAbortHandler)
+			if s.refuse() {
+				panic(http.ErrAbortHandler)
+			}
 		}
 	}
 }
 
-func cutAnswer(every int) rule {
-	requests := 0
-	return func(*asked) act {
-		if requests++; requests%every != 0 {
+func cutAnswer(of share) rule {
+	pick := of.requests()
+	return func(a *asked) act {
+		switch n := pick(a); {
+		case n == 0:
 			return nil
-		}
-		if requests/every%2 == 1 {
+		case n%2 == 1:
 			return (*scene).cutHeader
 		}
 		return (*scene).cutBody
@@ -497,10 +629,15 @@ func (f *firsts) nth(id string) int {
 	return f.n
 }
 
-func late(every int, after time.Duration) rule {
+func late(of share, after time.Duration) rule {
 	var ids firsts
+	attempts := make(lots)
 	return func(a *asked) act {
-		if n := ids.nth(a.id); n == 0 || n%every != 0 {
+		if of.every == 0 {
+			if !attempts.hit(a, of.percent) {
+				return nil
+			}
+		} else if n := ids.nth(a.id); n == 0 || n%of.every != 0 {
 			return nil
 		}
 		return func(s *scene) {

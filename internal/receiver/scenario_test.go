@@ -179,6 +179,53 @@ func TestEachScenario(t *testing.T) {
 			[]step{{id: "1", n: 1, code: 400}, {id: "2", n: 2, code: 200}, {id: "1", n: 1, code: 400}, {id: "3", n: 3, code: 0}},
 			Summary{Requests: 1, Events: Events{Notify: 1}, RefusedByScenario: 3},
 		},
+		{
+			[]string{"errors:100:503:7"},
+			[]step{{id: "1", n: 1, code: 503, header: "Retry-After: 7"}},
+			Summary{RefusedByScenario: 1},
+		},
+		{
+			[]string{"cut:100%"},
+			[]step{{id: "1", n: 1, code: 0}, {id: "1", n: 1, code: 0}},
+			Summary{RefusedByScenario: 2},
+		},
+		{
+			[]string{"cut:100%:answer"},
+			[]step{{id: "1", n: 1, code: 0}, {id: "1", n: 1, code: 0}},
+			Summary{Requests: 2, Events: Events{Notify: 1}, RepeatedIDs: 1},
+		},
+		{ // again and again, and not only when it comes first
+			[]string{"late:100%:15s"},
+			[]step{{id: "1", n: 1, code: 200, took: 15 * time.Second}, {id: "1", n: 1, code: 200, took: 15 * time.Second}},
+			Summary{Requests: 2, Events: Events{Notify: 1}, RepeatedIDs: 1},
+		},
+		{ // phases, one after the other and two at once
+			[]string{"during:10s:10s:slow:1s", "during:15s:10s:errors:100:429:2", "during:30s:5s:cut:1", "during:40s:10s:late:100%:3s"},
+			[]step{
+				{id: "1", n: 1, code: 200},
+				{wait: 10 * time.Second, id: "2", n: 2, code: 200, took: time.Second},
+				{wait: 5 * time.Second, id: "3", n: 3, code: 429, took: time.Second, header: "Retry-After: 2"},
+				{wait: 5 * time.Second, id: "3", n: 3, code: 429},
+				{wait: 5 * time.Second, id: "3", n: 3, code: 200},
+				{wait: 5 * time.Second, id: "4", n: 4, code: 0},
+				{wait: 5 * time.Second, id: "4", n: 4, code: 200},
+				{wait: 5 * time.Second, id: "5", n: 5, code: 200, took: 3 * time.Second},
+				{wait: 6 * time.Second, id: "5", n: 5, code: 200},
+			},
+			Summary{Requests: 6, Events: Events{Notify: 5}, RepeatedIDs: 1, RefusedByScenario: 3},
+		},
+		{ // what has times of its own has them from then on, and not for longer
+			[]string{"during:10s:10s:status:503:4s:8s", "during:30s:10s:during:5s:2s:slow:1s", "during:50s:1s:during:1s:1s:slow:1s"},
+			[]step{
+				{wait: 17 * time.Second, id: "1", n: 1, code: 200},
+				{wait: time.Second, id: "2", n: 2, code: 503},
+				{wait: 2 * time.Second, id: "2", n: 2, code: 200},
+				{wait: 15 * time.Second, id: "3", n: 3, code: 200, took: time.Second},
+				{wait: 1 * time.Second, id: "4", n: 4, code: 200},
+				{wait: 14 * time.Second, id: "5", n: 5, code: 200},
+			},
+			Summary{Requests: 5, Events: Events{Notify: 5}, RefusedByScenario: 1},
+		},
 		{ // down is the listener's
 			[]string{"down:0s:1m"},
 			[]step{{id: "1", n: 1, code: 200}},
@@ -412,6 +459,16 @@ func TestParseScenarioRefuses(t *testing.T) {
 		{"fickle", "EVERY"},
 		{"endless:0", "EVERY"},
 		{"flood:x", "EVERY"},
+		{"cut:0%", "PERCENT"},
+		{"late:101%:1s", "PERCENT"},
+		{"late:x%:1s", "PERCENT"},
+		{"errors:1:503:0", "SECONDS"},
+		{"errors:1:503:1:1", "too many"},
+		{"during:1s:1s", "too few"},
+		{"during:x:1s:cut:1", "AFTER"},
+		{"during:1s:0s:cut:1", "FOR"},
+		{"during:1s:1s:cut:0", `plays "cut:0", which has EVERY "0"`},
+		{"during:1s:1s:bogus", `plays "bogus", which is none of`},
 	} {
 		_, err := ParseScenario(tt.text)
 		scenarioErr, ok := errors.AsType[*ScenarioError](err)
@@ -452,6 +509,59 @@ func TestOutagesAreKeptApart(t *testing.T) {
 	want := []window{{time.Second, 4 * time.Second}, {10 * time.Second, 6 * time.Second}}
 	if got := outages(all); !slices.Equal(got, want) {
 		t.Errorf("outages = %v, want %v", got, want)
+	}
+}
+
+// TestDuringDown reads when the port is closed; TestDownClosesThePort closes one.
+func TestDuringDown(t *testing.T) {
+	var scenarios []Scenario
+	for _, text := range []string{"during:10s:10s:down:2s:3s", "during:30s:10s:down:8s:1m", "during:50s:1s:down:2s:1s"} {
+		s, err := ParseScenario(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		scenarios = append(scenarios, s)
+	}
+	want := []window{{12 * time.Second, 3 * time.Second}, {38 * time.Second, 2 * time.Second}}
+	if diff := cmp.Diff(want, outages(scenarios), cmp.AllowUnexported(window{})); diff != "" {
+		t.Errorf("outages (-want +got):\n%s", diff)
+	}
+}
+
+func TestPercentagesAreDecidedBySeedIDAndAttempt(t *testing.T) {
+	for _, text := range []string{"cut:30%", "late:30%:1s"} {
+		synctest.Test(t, func(t *testing.T) {
+			spoiled := func(ids []string) map[string]bool {
+				p, _ := play(t, text)
+				got := make(map[string]bool)
+				for _, id := range ids {
+					for attempt := range 4 {
+						begun := time.Now()
+						code, _ := knock(t, p, id, 1)
+						got[fmt.Sprint(id, attempt)] = code == 0 || time.Since(begun) > 0
+					}
+				}
+				return got
+			}
+			var ids []string
+			for i := range 500 {
+				ids = append(ids, fmt.Sprint("id", i))
+			}
+			first := spoiled(ids)
+			slices.Reverse(ids)
+			if diff := cmp.Diff(first, spoiled(ids)); diff != "" {
+				t.Errorf("%s: in another order (-first +second):\n%s", text, diff)
+			}
+			n := 0
+			for _, hit := range first {
+				if hit {
+					n++
+				}
+			}
+			if n < 500 || n > 700 {
+				t.Errorf("%s spoils %d of 2000", text, n)
+			}
+		})
 	}
 }
 

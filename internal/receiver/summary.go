@@ -1,6 +1,9 @@
 package receiver
 
-// Summary is what a receiver has seen. Its JSON is one object with the fields in this order.
+import "encoding/json"
+
+// Summary is what a receiver has seen. Its JSON is one object with the fields in this order; of one that is unchecked it
+// leaves out lost, duplicates_after_dedupe, repeated_ids, changed_bodies, out_of_order and unexpected.
 type Summary struct {
 	// Requests counts all requests but those that a scenario refused: repeats and bad ones too.
 	Requests int64  `json:"requests"`
@@ -17,6 +20,9 @@ type Summary struct {
 	// BadRequests is the number of requests that are no webhook request: method, event, size or body.
 	BadRequests int64 `json:"bad_requests,omitempty"`
 
+	// Unchecked says that of what was taken nothing was looked at: [Config.Unchecked].
+	Unchecked bool `json:"-"`
+
 	// The rest is a [Player]'s.
 
 	// RefusedByScenario is the number of requests that a scenario refused or cut off, and that are in no other count: not
@@ -29,7 +35,25 @@ type Summary struct {
 	FollowedRedirects int64 `json:"followed_redirects,omitempty"`
 }
 
-// Events counts the items taken, repeated requests aside.
+// MarshalJSON is for encoding/json.
+func (s Summary) MarshalJSON() ([]byte, error) {
+	type plain Summary // without this method
+	if !s.Unchecked {
+		return json.Marshal(plain(s))
+	}
+	// A field named as one of plain's, and nearer, stands for it.
+	return json.Marshal(struct {
+		plain
+		Lost                  *int64 `json:"lost,omitempty"`
+		DuplicatesAfterDedupe int64  `json:"duplicates_after_dedupe,omitempty"`
+		RepeatedIDs           int64  `json:"repeated_ids,omitempty"`
+		ChangedBodies         int64  `json:"changed_bodies,omitempty"`
+		OutOfOrder            int64  `json:"out_of_order,omitempty"`
+		Unexpected            int64  `json:"unexpected,omitempty"`
+	}{plain: plain(s)})
+}
+
+// Events counts the items taken, repeated requests aside unless nothing was checked.
 type Events struct {
 	OnlineStatus int64 `json:"user.onlinestatus"`
 	Offline      int64 `json:"msg.offline"`

@@ -24,9 +24,18 @@
 // a refreshed online, copies of one that is open and of one that was closed since, offlines of what is closed,
 // heartbeats with and without flag.
 //
+// # Upsets
+//
+// With Crashes, Late, Doubled, Skew or Heartbeat the traffic is that of an installation where things go wrong: nodes crash
+// without a word and count their connections anew, events come seconds behind later ones, records come twice, clocks are
+// apart, connections fall silent. Then the order against each other of what lies in several partitions decides what must
+// arrive, and only who reads the inbox can tell: such a run takes no truth. For who judges it afterwards [Deps.Acks] names
+// each record that Kafka has acknowledged. Each node's clock never goes back, and an event has the time of its node's.
+//
 // # Ends
 //
 // A run ends at its bounds, or when its context ends; both wait until all records are acknowledged, the latter for
-// [Config.FlushTimeout] at most. A record that Kafka refuses ends the run with an error. The truth has only what was
-// acknowledged; what was not, and may stand in Kafka all the same, is marked as doubtful in it.
+// [Config.FlushTimeout] at most. A record that Kafka refuses ends the run with an error; with [Config.Persist] it is
+// counted, and the producer is not idempotent, so that no record that failed stands in another's way. The truth has only
+// what was acknowledged; what was not, and may stand in Kafka all the same, is marked as doubtful in it.
 package simulator

@@ -15,7 +15,8 @@ import (
 
 // saramaConfig is what a careful pipeline would set: all replicas acknowledge, no record twice, the default (hash)
 // partitioner. A broker's restart is outlived.
-// Once ctx has ended nothing is waited for between retries, so that a producer that was given up runs out of them.
+// Once ctx has ended nothing is waited for between retries and the network is gone, so that a producer that was given up runs
+// out of them, and whatever else sarama waits for ends.
 func saramaConfig(ctx context.Context, cfg Config) (*sarama.Config, error) {
 	c := sarama.NewConfig()
 	c.ClientID = "offhook-simulate"
@@ -32,14 +33,23 @@ func saramaConfig(ctx context.Context, cfg Config) (*sarama.Config, error) {
 	c.Producer.Return.Errors = true
 	c.Producer.Retry.Max = 120
 	c.Producer.Retry.BackoffFunc = backoff(ctx)
+	if cfg.Persist {
+		// A producer that is not idempotent has no sequence that a record which failed could break.
+		c.Producer.Idempotent = false
+		c.Producer.Retry.Max = persistRetries
+		c.Metadata.Retry.Max = persistRetries
+		c.Metadata.RefreshFrequency = persistRefresh
+	}
 	if cfg.TLS != nil {
 		c.Net.TLS.Enable = true
 		c.Net.TLS.Config = cfg.TLS
 	}
-	if cfg.Dialer != nil {
-		c.Net.Proxy.Enable = true
-		c.Net.Proxy.Dialer = dialer{dial: cfg.Dialer, timeout: c.Net.DialTimeout}
+	dial := cfg.Dialer
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
 	}
+	c.Net.Proxy.Enable = true
+	c.Net.Proxy.Dialer = dialer{ctx: ctx, dial: dial, timeout: c.Net.DialTimeout}
 	if cfg.SASLMechanism != "" {
 		c.Net.SASL.Enable = true
 		c.Net.SASL.User = cfg.SASLUsername
@@ -59,6 +69,12 @@ func saramaConfig(ctx context.Context, cfg Config) (*sarama.Config, error) {
 // retryBackoff is the pause between sarama's retries.
 const retryBackoff = 250 * time.Millisecond
 
+// With Config.Persist: pauses of retryBackoff alone make up five minutes, and new partitions are seen soon.
+const (
+	persistRetries = 1200
+	persistRefresh = 3 * time.Second
+)
+
 func backoff(ctx context.Context) func(retries, maxRetries int) time.Duration {
 	return func(int, int) time.Duration {
 		if ctx.Err() != nil {
@@ -68,16 +84,33 @@ func backoff(ctx context.Context) func(retries, maxRetries int) time.Duration {
 	}
 }
 
-// dialer is Config.Dialer as sarama takes it: a proxy.Dialer of golang.org/x/net.
+// dialer is Config.Dialer as sarama takes it, a proxy.Dialer of golang.org/x/net, whose connections end with ctx.
 type dialer struct {
+	ctx     context.Context
 	dial    func(ctx context.Context, network, host string) (net.Conn, error)
 	timeout time.Duration
 }
 
 func (d dialer) Dial(network, host string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), d.timeout)
+	ctx, cancel := context.WithTimeout(d.ctx, d.timeout)
 	defer cancel()
-	return d.dial(ctx, network, host)
+	conn, err := d.dial(ctx, network, host)
+	if err != nil {
+		return nil, err
+	}
+	// Whoever waits for an answer on it is told so by its end.
+	return endingConn{conn, context.AfterFunc(d.ctx, func() { _ = conn.Close() })}, nil
+}
+
+// endingConn is a connection that something closes unless it is closed before.
+type endingConn struct {
+	net.Conn
+	forget func() bool
+}
+
+func (c endingConn) Close() error {
+	c.forget()
+	return c.Conn.Close()
 }
 
 // producer writes records and keeps the books of their acknowledgement. send, flush and close are called by one
@@ -86,11 +119,14 @@ type producer struct {
 	client sarama.Client
 	async  sarama.AsyncProducer
 	truth  truth.Recorder // nil: none
-	failed context.Context
-	fail   context.CancelCauseFunc
-	giveUp func()        // ends the pauses between sarama's retries
-	acked  chan struct{} // holds one when something was settled since it was last emptied
-	done   chan struct{} // closed when the last acknowledgement was taken
+	acks   *acks          // nil: none
+	// persist: a record that fails ends nothing
+	persist bool
+	failed  context.Context
+	fail    context.CancelCauseFunc
+	giveUp  func()        // ends the pauses between sarama's retries
+	acked   chan struct{} // holds one when something was settled since it was last emptied
+	done    chan struct{} // closed when the last acknowledgement was taken
 
 	mu      sync.Mutex
 	pending map[*record]struct{} // sent and not settled
@@ -101,7 +137,7 @@ type producer struct {
 }
 
 // connect is newProducer under a context, which sarama does not take.
-func connect(ctx context.Context, cfg Config, recorder truth.Recorder) (*producer, error) {
+func connect(ctx context.Context, cfg Config, deps Deps) (*producer, error) {
 	given, giveUp := context.WithCancel(context.WithoutCancel(ctx))
 	config, err := saramaConfig(given, cfg)
 	if err != nil {
@@ -114,7 +150,7 @@ func connect(ctx context.Context, cfg Config, recorder truth.Recorder) (*produce
 	}
 	made := make(chan result)
 	go func() {
-		p, err := newProducer(cfg, config, recorder)
+		p, err := newProducer(cfg, config, deps)
 		if err == nil {
 			p.giveUp = giveUp
 		} else {
@@ -137,7 +173,7 @@ func connect(ctx context.Context, cfg Config, recorder truth.Recorder) (*produce
 	}
 }
 
-func newProducer(cfg Config, config *sarama.Config, recorder truth.Recorder) (*producer, error) {
+func newProducer(cfg Config, config *sarama.Config, deps Deps) (*producer, error) {
 	client, err := sarama.NewClient(cfg.Brokers, config)
 	if err != nil {
 		return nil, fmt.Errorf("connect to Kafka: %w", err)
@@ -155,9 +191,12 @@ func newProducer(cfg Config, config *sarama.Config, recorder truth.Recorder) (*p
 		return nil, fmt.Errorf("make a producer: %w", err)
 	}
 	p := &producer{
-		client: client, async: async, truth: recorder,
+		client: client, async: async, truth: deps.Truth, persist: cfg.Persist,
 		acked: make(chan struct{}, 1), done: make(chan struct{}),
 		pending: make(map[*record]struct{}), doubted: make(map[string]bool),
+	}
+	if deps.Acks != nil {
+		p.acks = newAcks(deps.Acks)
 	}
 	p.failed, p.fail = context.WithCancelCause(context.Background())
 	go p.settle()
@@ -197,6 +236,7 @@ func (p *producer) send(ctx context.Context, r *record) bool {
 		select {
 		case p.async.Input() <- &sarama.ProducerMessage{
 			Topic: r.topic, Key: sarama.StringEncoder(r.key), Value: sarama.ByteEncoder(r.value), Metadata: r,
+			Offset: noOffset,
 		}:
 			return true
 		case <-ctx.Done():
@@ -240,6 +280,7 @@ func (p *producer) close(ctx context.Context, timeout time.Duration) error {
 		p.await(timeout)
 	}
 	p.giveUp()
+	p.flushAcks()
 	err := p.client.Close()
 	if err != nil && !errors.Is(err, sarama.ErrClosedClient) {
 		p.fail(fmt.Errorf("close the Kafka client: %w", err))
@@ -263,7 +304,7 @@ func (p *producer) abandon() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.late = true
-	if len(p.pending) > 0 {
+	if len(p.pending) > 0 && !p.persist {
 		p.fail(fmt.Errorf("write: %d records are not acknowledged", len(p.pending)))
 	}
 	for r := range p.pending {
@@ -275,6 +316,8 @@ func (p *producer) abandon() {
 func (p *producer) settle() {
 	defer close(p.done)
 	successes, failures := p.async.Successes(), p.async.Errors()
+	flush := time.NewTicker(time.Second)
+	defer flush.Stop()
 	for successes != nil || failures != nil {
 		select {
 		case m, ok := <-successes:
@@ -282,13 +325,16 @@ func (p *producer) settle() {
 				successes = nil
 				continue
 			}
-			p.acknowledged(m.Metadata.(*record))
+			p.acknowledged(m)
 		case e, ok := <-failures:
 			if !ok {
 				failures = nil
 				continue
 			}
 			p.refused(e.Msg.Metadata.(*record), e.Err)
+		case <-flush.C:
+			p.flushAcks()
+			continue
 		}
 		select {
 		case p.acked <- struct{}{}:
@@ -297,13 +343,20 @@ func (p *producer) settle() {
 	}
 }
 
-func (p *producer) acknowledged(r *record) {
+func (p *producer) acknowledged(m *sarama.ProducerMessage) {
+	r := m.Metadata.(*record)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.late {
 		return
 	}
 	delete(p.pending, r)
+	// Of a repetition that Kafka knows for one it may not know the offset.
+	if p.acks != nil && m.Offset != noOffset {
+		if err := p.acks.write(m.Topic, m.Partition, m.Offset, r.value); err != nil {
+			p.fail(err)
+		}
+	}
 	if r.message {
 		p.total.Messages++
 	} else {
@@ -330,7 +383,9 @@ func (p *producer) refused(r *record, err error) {
 		return
 	}
 	delete(p.pending, r)
-	p.fail(fmt.Errorf("write to %s: %w", r.topic, err))
+	if !p.persist {
+		p.fail(fmt.Errorf("write to %s: %w", r.topic, err))
+	}
 	p.doubt(r)
 }
 
@@ -354,6 +409,17 @@ func (p *producer) doubt(r *record) {
 		if err := p.recordLocked(truth.Line{Kind: truth.KindDoubt, UID: uid}); err != nil {
 			p.fail(err)
 		}
+	}
+}
+
+func (p *producer) flushAcks() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.acks == nil {
+		return
+	}
+	if err := p.acks.flush(); err != nil {
+		p.fail(err)
 	}
 }
 

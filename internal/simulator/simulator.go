@@ -27,7 +27,10 @@ func Run(ctx context.Context, cfg Config, deps Deps) (Summary, error) {
 	if err := cfg.validate(); err != nil {
 		return Summary{}, err
 	}
-	p, err := connect(ctx, cfg, deps.Truth)
+	if err := cfg.fits(deps); err != nil {
+		return Summary{}, err
+	}
+	p, err := connect(ctx, cfg, deps)
 	if err != nil {
 		return Summary{}, err
 	}
@@ -46,6 +49,9 @@ func Run(ctx context.Context, cfg Config, deps Deps) (Summary, error) {
 	stopProgress()
 	s, _ := p.counts()
 	s.Run, s.Seed, s.Seconds = cfg.Run, cfg.Seed, time.Since(start).Seconds()
+	if s.Upset = cfg.upset(); s.Upset {
+		s.Pushes, s.Crashes, s.Late, s.Doubled = 0, t.upsets.crashes, t.upsets.late, t.upsets.doubled
+	}
 	if endErr := p.end(); err == nil {
 		err = endErr
 	}
@@ -70,28 +76,33 @@ func write(ctx context.Context, cfg Config, t *traffic, p *producer, settled fun
 	churn := stream{rate: cfg.Churn, limit: cfg.Connections, duration: cfg.Duration}
 	talk := stream{rate: cfg.Rate, limit: cfg.Messages, duration: cfg.Duration}
 	start := time.Now()
-	for {
-		turn := next(&churn, &talk)
-		if turn == nil {
-			return
-		}
+	for turn := next(&churn, &talk); turn != nil; turn = next(&churn, &talk) {
+		t.advance(turn.due())
 		if ahead := turn.due() - time.Since(start); ahead > time.Millisecond && !wait(ctx, p, ahead) {
 			return
 		}
 		if cfg.Duration > 0 && time.Since(start) > cfg.Duration+overrun {
-			return
+			break
+		}
+		now := time.Now().UnixMilli()
+		for r := t.due(now); r != nil; r = t.due(now) {
+			if !p.send(ctx, r) {
+				return
+			}
 		}
 		turn.n++
-		now := time.Now().UnixMilli()
 		var r *record
 		if turn == &churn {
 			r = t.connection(now)
 		} else {
 			r = t.message(now)
 		}
-		if !p.send(ctx, r) {
+		if r = t.disturb(r); r != nil && !p.send(ctx, r) {
 			return
 		}
+	}
+	now := time.Now().UnixMilli()
+	for r := t.rest(now); r != nil && p.send(ctx, r); r = t.rest(now) {
 	}
 }
 

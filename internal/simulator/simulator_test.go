@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"hash/fnv"
+	"io"
 	"net"
 	"net/http/httptest"
 	"reflect"
@@ -354,7 +355,7 @@ func TestMissingTopicIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	config.Metadata.Retry.Max = 0 // the wait for a topic just made is not what is tested
-	_, err = newProducer(cfg, config, nil)
+	_, err = newProducer(cfg, config, Deps{})
 	if err == nil || !strings.Contains(err.Error(), "im.other") {
 		t.Errorf("error = %v, want one that names im.other", err)
 	}
@@ -404,7 +405,7 @@ func TestDialerTLSAndSASL(t *testing.T) {
 				t.Fatal(err)
 			}
 			config.Metadata.Retry.Max = 0
-			if _, err := newProducer(cfg, config, nil); err == nil {
+			if _, err := newProducer(cfg, config, Deps{}); err == nil {
 				t.Error("a wrong password was taken")
 			}
 		})
@@ -424,6 +425,12 @@ func TestConfigRefuses(t *testing.T) {
 		"churn":       func(c *Config) { c.Churn = -1 },
 		"group share": func(c *Config) { c.GroupShare = 1.5 },
 		"bounds":      func(c *Config) { c.Messages = -1 },
+		"zipf":        func(c *Config) { c.Zipf = 1 },
+		"crashes":     func(c *Config) { c.Crashes = -1 },
+		"late":        func(c *Config) { c.Late = 1.5 },
+		"late and":    func(c *Config) { c.Doubled = -1 },
+		"skew":        func(c *Config) { c.Skew = -1 },
+		"heartbeat":   func(c *Config) { c.Heartbeat = 1 },
 	}
 	for name, change := range tests {
 		cfg := testConfig()
@@ -431,5 +438,26 @@ func TestConfigRefuses(t *testing.T) {
 		if _, err := Run(t.Context(), cfg, Deps{}); err == nil || !strings.HasPrefix(err.Error(), name) {
 			t.Errorf("%s: error = %v, want one that names it", name, err)
 		}
+	}
+}
+
+// BenchmarkRun measures a run into a broker in the same process.
+func BenchmarkRun(b *testing.B) {
+	for _, persist := range []bool{false, true} {
+		b.Run(map[bool]string{false: "idempotent", true: "persist"}[persist], func(b *testing.B) {
+			cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(12, "im.connections", "im.messages"))
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer cluster.Close()
+			cfg := Default()
+			cfg.Brokers, cfg.Run, cfg.Persist, cfg.Settle = cluster.ListenAddrs(), "t", persist, 0
+			cfg.Churn, cfg.Rate, cfg.Connections, cfg.Messages = 1e6, 1e6, int64(b.N), int64(b.N)
+			summary, err := Run(b.Context(), cfg, Deps{Acks: io.Discard})
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(summary.Connections+summary.Messages)/summary.Seconds, "records/s")
+		})
 	}
 }

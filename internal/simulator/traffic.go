@@ -50,12 +50,17 @@ type traffic struct {
 	late        *record  // a late copy that comes next
 	seq         uint64
 	churn, talk *rand.Rand
+	upsets      upsets
+
+	// Who speaks, and which group is spoken to; nil: all alike.
+	busySenders, busyGroups *rand.Zipf
 }
 
 type channel struct {
 	id      string
 	members []int // indexes
 	senders []int // those of them who send
+	busy    *rand.Zipf
 }
 
 // crashNode is the id of the node that crashes.
@@ -67,6 +72,7 @@ func newTraffic(cfg Config) *traffic {
 		nextConn: make([]uint64, cfg.Nodes+2),
 		churn:    rand.New(rand.NewPCG(cfg.Seed, 1)),
 		talk:     rand.New(rand.NewPCG(cfg.Seed, 2)),
+		upsets:   newUpsets(cfg),
 	}
 	sleepers := max(1, cfg.Users/5)
 	residents := sleepers
@@ -96,11 +102,21 @@ func newTraffic(cfg Config) *traffic {
 		t.people = append(t.people, p)
 	}
 	shape := rand.New(rand.NewPCG(cfg.Seed, 3))
+	t.busySenders = t.zipf(t.talk, len(t.senders))
+	var sizes *rand.Zipf
+	if cfg.Groups > 0 {
+		t.busyGroups = t.zipf(t.talk, cfg.Groups)
+		sizes = t.zipf(shape, cfg.GroupSize-1)
+	}
 	for i := range cfg.Groups {
+		size := cfg.GroupSize
+		if sizes != nil && i > 0 { // the first is the largest, and the busiest too
+			size = 2 + int(sizes.Uint64())
+		}
 		g := channel{id: "g" + strconv.Itoa(i) + "-" + cfg.Run}
 		g.members = append(g.members, t.senders[shape.IntN(len(t.senders))])
 		in := map[int]bool{g.members[0]: true}
-		for len(g.members) < min(cfg.GroupSize, cfg.Users) {
+		for len(g.members) < min(size, cfg.Users) {
 			if m := shape.IntN(cfg.Users); !in[m] {
 				in[m] = true
 				g.members = append(g.members, m)
@@ -111,8 +127,10 @@ func newTraffic(cfg Config) *traffic {
 				g.senders = append(g.senders, m)
 			}
 		}
+		g.busy = t.zipf(t.talk, len(g.senders))
 		t.groups = append(t.groups, g)
 	}
+	t.start()
 	return t
 }
 
@@ -145,6 +163,7 @@ type connectionEvent struct {
 	ConnID     any    `json:"conn_id,omitempty"`
 	NodeID     any    `json:"node_id,omitempty"`
 	Timestamp  int64  `json:"timestamp"`
+	OpenedAt   int64  `json:"opened_at,omitempty"`
 
 	connection truth.Connection
 }
@@ -169,6 +188,9 @@ func (t *traffic) connection(now int64) *record {
 	if t.churn.IntN(20) == 0 { // somebody who stays gives a sign of life
 		i := t.residents[t.churn.IntN(len(t.residents))]
 		opened := t.people[i].opened
+		if len(opened) == 0 { // gone with its node
+			return t.online(i, now, "online")
+		}
 		return t.heartbeat(i, now, opened[t.churn.IntN(len(opened))])
 	}
 	i := t.movers[t.churn.IntN(len(t.movers))]
@@ -182,9 +204,9 @@ func (t *traffic) connection(now int64) *record {
 		case dice < 80 || p.closed.Type == "":
 			return t.online(i, now, t.opening())
 		case dice < 90: // a goodbye that is said twice
-			return t.offline(i, now, p.closed.connection, nil)
+			return t.offline(i, now, p.closed, nil)
 		default: // without a flag a heartbeat opens nothing
-			beat := connectionEvent{Type: "heartbeat", connection: p.closed.connection}
+			beat := connectionEvent{Type: "heartbeat", OpenedAt: p.closed.OpenedAt, connection: p.closed.connection}
 			return t.connectionRecord(i, t.stamp(i, now, beat), nil)
 		}
 	}
@@ -219,6 +241,9 @@ func (t *traffic) online(i int, now int64, kind string) *record {
 	node := t.crashNode()
 	if !p.crashing {
 		node = 1 + t.churn.Uint64N(uint64(t.cfg.Nodes))
+		for n := 0; t.upsets.down[node] && n < t.cfg.Nodes; n++ { // where all are down, somebody is late to say so
+			node = node%uint64(t.cfg.Nodes) + 1
+		}
 	}
 	t.nextConn[node]++
 	conn := truth.Connection{Node: node, Conn: t.nextConn[node], DeviceFlag: uint8(t.churn.IntN(3))}
@@ -226,8 +251,14 @@ func (t *traffic) online(i int, now int64, kind string) *record {
 	if kind == "heartbeat" || conn.DeviceFlag != 0 || t.churn.IntN(2) == 0 { // 0 is what an online without it has
 		e.DeviceFlag = &conn.DeviceFlag
 	}
+	if t.counts(node) {
+		e.OpenedAt = e.Timestamp
+	}
 	p.opened = append(p.opened, e)
-	return t.connectionRecord(i, e, t.connections.Open(p.uid, conn))
+	if t.cfg.Heartbeat > 0 && !t.beats(node) {
+		t.beat(i, e)
+	}
+	return t.connectionRecord(i, e, t.open(p.uid, conn))
 }
 
 func (t *traffic) close(i int, now int64, at int) *record {
@@ -240,11 +271,24 @@ func (t *traffic) close(i int, now int64, at int) *record {
 		// next, and not after OFFHOOK_CLOSE_MEMORY.
 		t.late = t.connectionRecord(i, gone, nil)
 	}
-	return t.offline(i, now, gone.connection, t.connections.Close(p.uid, gone.connection.Node, gone.connection.Conn))
+	var statuses []truth.Status
+	if !t.cfg.upset() {
+		statuses = t.connections.Close(p.uid, gone.connection.Node, gone.connection.Conn)
+	}
+	return t.offline(i, now, gone, statuses)
 }
 
-func (t *traffic) offline(i int, now int64, conn truth.Connection, statuses []truth.Status) *record {
-	return t.connectionRecord(i, t.stamp(i, now, connectionEvent{Type: "offline", connection: conn}), statuses)
+// open opens a connection in the truth's model, which knows no upsets.
+func (t *traffic) open(uid string, conn truth.Connection) []truth.Status {
+	if t.cfg.upset() {
+		return nil
+	}
+	return t.connections.Open(uid, conn)
+}
+
+func (t *traffic) offline(i int, now int64, gone connectionEvent, statuses []truth.Status) *record {
+	bye := connectionEvent{Type: "offline", OpenedAt: gone.OpenedAt, connection: gone.connection}
+	return t.connectionRecord(i, t.stamp(i, now, bye), statuses)
 }
 
 func (t *traffic) reflag(i int, now int64, at int) *record {
@@ -255,11 +299,11 @@ func (t *traffic) reflag(i int, now int64, at int) *record {
 	flag := e.connection.DeviceFlag
 	e.DeviceFlag = &flag
 	p.opened[at] = e
-	return t.connectionRecord(i, e, t.connections.Open(p.uid, e.connection))
+	return t.connectionRecord(i, e, t.open(p.uid, e.connection))
 }
 
 func (t *traffic) heartbeat(i int, now int64, open connectionEvent) *record {
-	beat := connectionEvent{Type: "heartbeat", connection: open.connection}
+	beat := connectionEvent{Type: "heartbeat", OpenedAt: open.OpenedAt, connection: open.connection}
 	if t.churn.IntN(2) == 0 {
 		beat.DeviceFlag = &beat.connection.DeviceFlag
 	}
@@ -268,13 +312,19 @@ func (t *traffic) heartbeat(i int, now int64, open connectionEvent) *record {
 
 func (t *traffic) nodeStarted(now int64) *record {
 	node := t.crashNode()
-	t.crashTime = max(now, t.crashTime+1)
-	r := &record{
-		topic: t.cfg.ConnectionsTopic,
-		key:   nodeKey(node),
-		value: marshal(connectionEvent{Type: "node_started", NodeID: node, Timestamp: t.crashTime}),
+	var r *record
+	if t.cfg.upset() {
+		r = t.startOf(node, now)
+		t.upsets.falls[node]++
+	} else {
+		t.crashTime = max(now, t.crashTime+1)
+		r = &record{
+			topic: t.cfg.ConnectionsTopic,
+			key:   nodeKey(node),
+			value: marshal(connectionEvent{Type: "node_started", NodeID: node, Timestamp: t.crashTime}),
+		}
+		r.expect(t.connections.RestartNode(node))
 	}
-	r.expect(t.connections.RestartNode(node))
 	for _, i := range t.crashing {
 		if p := &t.people[i]; len(p.opened) > 0 {
 			p.closed = p.opened[len(p.opened)-1]
@@ -284,8 +334,12 @@ func (t *traffic) nodeStarted(now int64) *record {
 	return r
 }
 
-// stamp gives an event the time now, or the next that rises.
+// stamp gives an event the time now, or the next that rises. Amid upsets it is the time of its node's clock.
 func (t *traffic) stamp(i int, now int64, e connectionEvent) connectionEvent {
+	if t.cfg.upset() {
+		e.Timestamp = t.upsets.tick(e.connection.Node, now)
+		return e
+	}
 	last := &t.people[i].last
 	if t.people[i].crashing {
 		last = &t.crashTime
@@ -353,8 +407,8 @@ func (t *traffic) message(now int64) *record {
 	var recipients []int
 	push := true
 	if len(t.groups) > 0 && t.talk.Float64() < t.cfg.GroupShare {
-		g := &t.groups[t.talk.IntN(len(t.groups))]
-		from = g.senders[t.talk.IntN(len(g.senders))]
+		g := &t.groups[pick(t.talk, t.busyGroups, len(t.groups))]
+		from = g.senders[pick(t.talk, g.busy, len(g.senders))]
 		e.ChannelID, e.ChannelType = g.id, 2
 		if t.talk.IntN(50) == 0 {
 			push = false // nobody is named: it is notified and that is all
@@ -368,7 +422,7 @@ func (t *traffic) message(now int64) *record {
 			}
 		}
 	} else {
-		from = t.senders[t.talk.IntN(len(t.senders))]
+		from = t.senders[pick(t.talk, t.busySenders, len(t.senders))]
 		to := t.talk.IntN(len(t.people) - 1)
 		if to >= from { // anybody but the sender
 			to++

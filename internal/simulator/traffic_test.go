@@ -3,12 +3,15 @@ package simulator
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
+	"hash/fnv"
 	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 
@@ -126,6 +129,30 @@ func (r *rules) emit(n name, flag uint8, online int) {
 	r.items[n.uid] = append(r.items[n.uid], item.String())
 }
 
+// TestTrafficOfASeedStays holds the records of one seed against those that it has always made.
+func TestTrafficOfASeedStays(t *testing.T) {
+	traffic := newTraffic(testConfig())
+	h := fnv.New64a()
+	n := 0
+	add := func(r *record) bool {
+		n++
+		fmt.Fprintf(h, "%s %s %s\n", r.topic, r.key, r.value)
+		for _, line := range r.lines {
+			fmt.Fprintf(h, "%+v\n", line)
+		}
+		return true
+	}
+	now := func() int64 { return 1_700_000_000_000 + int64(n/3) }
+	traffic.first(now, add)
+	for range 5_000 {
+		add(traffic.connection(now()))
+		add(traffic.message(now()))
+	}
+	if got, want := h.Sum64(), uint64(0x39fcaf85c2f4a400); got != want {
+		t.Errorf("the records of seed 1 have the hash %#x, want %#x", got, want)
+	}
+}
+
 // TestStatusesFollowFromTheRecords reads the records as offhook does, each partition in order and the partitions
 // against one another at random: whatever the order, the statuses are the truth's.
 func TestStatusesFollowFromTheRecords(t *testing.T) {
@@ -193,7 +220,14 @@ func TestStatusesFollowFromTheRecords(t *testing.T) {
 
 // TestMessagesFollowFromTheRecords reads each message as a receiver's author would, and compares with the truth.
 func TestMessagesFollowFromTheRecords(t *testing.T) {
-	traffic := newTraffic(testConfig())
+	t.Run("all alike", func(t *testing.T) { messagesFollow(t, testConfig()) })
+	cfg := testConfig()
+	cfg.Zipf, cfg.GroupSize = 1.5, 100
+	t.Run("some busy", func(t *testing.T) { messagesFollow(t, cfg) })
+}
+
+func messagesFollow(t *testing.T, cfg Config) {
+	traffic := newTraffic(cfg)
 	presence := make(map[string]truth.Presence)
 	var known truth.Truth
 	for line := range traffic.lines {
@@ -280,7 +314,12 @@ func TestMessagesFollowFromTheRecords(t *testing.T) {
 
 // TestRecordsAreValid holds the records against offhook's own decoding, which the truth does not use.
 func TestRecordsAreValid(t *testing.T) {
-	traffic := newTraffic(testConfig())
+	t.Run("plain", func(t *testing.T) { recordsAreValid(t, testConfig()) })
+	t.Run("upset", func(t *testing.T) { recordsAreValid(t, upsetConfig()) })
+}
+
+func recordsAreValid(t *testing.T, cfg Config) {
+	traffic := newTraffic(cfg)
 	check := func(r *record) {
 		var err error
 		if r.message {
@@ -297,7 +336,11 @@ func TestRecordsAreValid(t *testing.T) {
 		}
 	}
 	traffic.first(func() int64 { return 1_700_000_000_000 }, func(r *record) bool { check(r); return true })
-	for range 2_000 {
+	for i := range 2_000 {
+		traffic.advance(time.Duration(i) * 50 * time.Millisecond)
+		for r := traffic.due(1_700_000_000_000); r != nil; r = traffic.due(1_700_000_000_000) {
+			check(r)
+		}
 		check(traffic.connection(1_700_000_000_000))
 		check(traffic.message(1_700_000_000_000))
 	}
