@@ -64,6 +64,9 @@ func DecodeConnection(value []byte, recordTime int64) (Connection, error) {
 }
 
 func (c *Connection) decode(r *reader) error {
+	if err := r.shallow(); err != nil {
+		return err
+	}
 	if err := r.begin(); err != nil {
 		return err
 	}

@@ -3,10 +3,16 @@ package schemas
 import (
 	"bytes"
 	"errors"
+	"regexp"
+	"slices"
+	"strconv"
 	"testing"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // Every decoder is fuzzed for panics, and for this: what it accepts comes out again as it went in.
@@ -66,7 +72,7 @@ func FuzzDecodeMessage(f *testing.F) {
 			if !jsontext.Value(item).IsValid() {
 				t.Fatalf("the item is no strict JSON: %s", item)
 			}
-			items, err := DecodeMessagesBody(item)
+			items, err := DecodeMessagesBody(AppendBody(nil, [][]byte{item}))
 			if err != nil || len(items) != 1 || items[0].ChannelID != m.ChannelID || items[0].FromUID != m.FromUID {
 				t.Fatalf("%s: decodes as %+v (error %v)", item, items, err)
 			}
@@ -196,6 +202,139 @@ func FuzzDecodeDeadLetter(f *testing.F) {
 			if diff := cmp.Diff(got, again); err != nil || diff != "" {
 				t.Errorf("differs (error %v) (-want +got):\n%s", err, diff)
 			}
+		}
+	})
+}
+
+func FuzzParseOnlineStatus(f *testing.F) {
+	for _, text := range []string{"u-1-1-1-1-1", "a-b-255-0-9223372036854775807-0-12", "-0-0-0-0-0", "u-1-2-1-1-1", "u-01-1-1-1-1"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		s, err := ParseOnlineStatus(text)
+		typed(t, err)
+		if err != nil {
+			return
+		}
+		var again string
+		if again, err = jsontextUnquote(AppendOnlineStatus(nil, s)); err != nil || again != text {
+			t.Errorf("%q is written as %q (error %v)", text, again, err)
+		}
+	})
+}
+
+func jsontextUnquote(item []byte) (string, error) {
+	text, err := jsontext.AppendUnquote(nil, item)
+	return string(text), err
+}
+
+// FuzzOfflineUIDs: a sink finds the recipients that a receiver does.
+func FuzzOfflineUIDs(f *testing.F) {
+	for _, record := range goldenMessages {
+		m, err := DecodeMessage([]byte(record), goldenSource)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(m.Item)
+		f.Add(AppendOfflineItem(nil, m.Item, m.Splice, []string{"u", "\"\n"}))
+	}
+	f.Add([]byte(`{"to_uids":["a",1]}`))
+	f.Fuzz(func(t *testing.T, item []byte) {
+		var got []string
+		err := OfflineUIDs(item, func(uid []byte) { got = append(got, string(uid)) })
+		typed(t, err)
+		items, bodyErr := DecodeMessagesBody(item)
+		if bodyErr != nil || bytes.HasPrefix(bytes.TrimLeft(item, " \t\r\n"), []byte("[")) {
+			return
+		}
+		if err != nil || !slices.Equal(got, items[0].ToUIDs) {
+			t.Errorf("the recipients are %q (error %v), want %q", got, err, items[0].ToUIDs)
+		}
+	})
+}
+
+func FuzzDecodeUsersQuery(f *testing.F) {
+	for _, body := range []string{`{"uids":["a","b"]}`, `{"uids":[]}`, `{"uids":null}`, `{"uids":["a"],"more":1}`, `{"uids":["\u0000"]}`, `{"uids":["a"],"uids":["b"]}`} {
+		f.Add([]byte(body))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		q, err := DecodeUsersQuery(body)
+		typed(t, err)
+		if err != nil {
+			return
+		}
+		if !jsontext.Value(body).IsValid() || len(q.UIDs) == 0 || len(q.UIDs) > MaxUsersQuery || slices.ContainsFunc(q.UIDs, func(uid string) bool { return !ValidUID(uid) }) {
+			t.Errorf("%q is accepted as %q", body, q.UIDs)
+		}
+		again, err := DecodeUsersQuery(AppendQueryJSON(nil, &q))
+		if diff := cmp.Diff(q, again); err != nil || diff != "" {
+			t.Errorf("differs (error %v) (-want +got):\n%s", err, diff)
+		}
+	})
+}
+
+// FuzzDecodeAnswer is what a process reads of one that calls itself the owner of a partition.
+func FuzzDecodeAnswer(f *testing.F) {
+	f.Add([]byte(`{"uid":"u","online":true,"offline_push":false,"total":1,"devices":[{"device_flag":1,"count":1}],"connections":[{"node_id":"n","conn_id":"1","device_flag":1,"background":false,"since":9,"opened_at":5}]}`))
+	f.Add([]byte(`{"users":[{"uid":"u","online":false,"offline_push":true,"total":0,"devices":[]}]}`))
+	f.Add([]byte(`{"title":"Bad Request","status":400,"detail":"no"}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		checkAnswer[User](t, body)
+		checkAnswer[Users](t, body)
+		checkAnswer[Problem](t, body)
+	})
+}
+
+func checkAnswer[T User | Users | Problem](t *testing.T, body []byte) {
+	t.Helper()
+	v, err := DecodeAnswer[T](body)
+	typed(t, err)
+	if err != nil {
+		return
+	}
+	again, err := DecodeAnswer[T](AppendQueryJSON(nil, &v))
+	if diff := cmp.Diff(v, again, cmpopts.EquateEmpty()); err != nil || diff != "" {
+		t.Errorf("differs (error %v) (-want +got):\n%s", err, diff)
+	}
+}
+
+func FuzzValidTraceparent(f *testing.F) {
+	f.Add([]byte("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"))
+	f.Add([]byte("00-0AF7651916CD43DD8448EB211C80319C-B7AD6B7169203331-01"))
+	form := regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\z`)
+	f.Fuzz(func(t *testing.T, value []byte) {
+		if got, want := ValidTraceparent(value), form.Match(value); got != want {
+			t.Errorf("%q: valid is %t, want %t", value, got, want)
+		}
+	})
+}
+
+func FuzzValidUID(f *testing.F) {
+	for _, uid := range []string{"", "u", "\u0085", "\ufffd", "\xff", "é\x7f", string(bytes.Repeat([]byte("é"), 129))} {
+		f.Add(uid)
+	}
+	f.Fuzz(func(t *testing.T, uid string) {
+		want := len(uid) >= 1 && len(uid) <= MaxUIDBytes && utf8.ValidString(uid)
+		for _, r := range uid {
+			want = want && !unicode.IsControl(r)
+		}
+		if got := ValidUID(uid); got != want {
+			t.Errorf("%q: valid is %t, want %t", uid, got, want)
+		}
+	})
+}
+
+func FuzzCheckVersion(f *testing.F) {
+	for _, value := range []string{"1", "2", "01", "+1", "0", "", "9223372036854775808"} {
+		f.Add([]byte(value))
+	}
+	f.Fuzz(func(t *testing.T, value []byte) {
+		err := CheckVersion("record", []Header{{"other", nil}, {HeaderVersion, value}})
+		typed(t, err)
+		n, parseErr := strconv.ParseInt(string(value), 10, 64)
+		known := parseErr == nil && n >= 1 && n <= Version && strconv.FormatInt(n, 10) == string(value)
+		if (err == nil) != known {
+			t.Errorf("version %q gives %v", value, err)
 		}
 	})
 }

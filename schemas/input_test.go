@@ -25,6 +25,7 @@ const (
 	aboutBytes   = "JSON Schema counts characters, not bytes"
 	aboutSyntax  = "this is about the text, not about the value"
 	aboutTime    = "the year 9999 may end in another zone"
+	aboutDepth   = "JSON Schema does not say how deep a value is"
 )
 
 var (
@@ -32,11 +33,18 @@ var (
 	umlaut = strings.Repeat("ü", 129) // 258 bytes, 129 characters
 )
 
+// nested is a value of so many levels, arrays and objects in turn.
+func nested(levels int) string {
+	return strings.Repeat(`[{"a":`, levels/2) + strings.Repeat("[", levels%2) + "0" + strings.Repeat("]", levels%2) + strings.Repeat(`}]`, levels/2)
+}
+
 var connectionInputs = []input{
 	{json: `{"type":"online","uid":"u","conn_id":1}`, field: ok},
 	{json: `{"type":"online","uid":"u","conn_id":1,"device_flag":null,"node_id":null,"opened_at":null,"background":null,"timestamp":null}`, field: ok},
 	{json: ` {"extra":[{"a":null}],"type":"offline","uid":"` + uid256 + `","conn_id":"` + uid256 + `","node_id":"","x":""}`, field: "node_id"},
 	{json: `{"type":"offline","uid":"` + uid256 + `","conn_id":"` + uid256 + `","node_id":"n\u0000"}` + "\n", field: ok},
+	{json: `{"type":"online","uid":"u","conn_id":1,"x":` + nested(maxDepth-1) + `}`, field: ok},
+	{json: `{"type":"online","uid":"u","conn_id":1,"x":` + nested(maxDepth) + `}`, field: whole, decoderOnly: aboutDepth},
 	{json: `{"type":"online","uid":"` + uid256 + `u","conn_id":1}`, field: "uid"},
 	{json: `{"type":"online","uid":"` + umlaut + `","conn_id":1}`, field: "uid", decoderOnly: aboutBytes},
 	{json: `{"type":"online","uid":"","conn_id":1}`, field: "uid"},
@@ -195,6 +203,9 @@ var messageInputs = []input{
 	{json: `{"channel_id":"c","offline_push":false}`, field: ok},
 	{json: `{"channel_id":"c","offline_push":0}`, field: "offline_push"},
 	{json: `{"channel_id":"c","x":{"deep":[1,{"a":null}]},"y":1.50e3}`, field: ok},
+	{json: `{"channel_id":"c","y":"` + strings.Repeat(`[\"{`, maxDepth) + `","x":` + nested(maxDepth-1) + `,"z":` + nested(maxDepth-1) + `}`, field: ok},
+	{json: `{"channel_id":"c","x":` + nested(maxDepth) + `}`, field: whole, decoderOnly: aboutDepth},
+	{json: `{"channel_id":"c","to_uids":[` + nested(maxDepth-1) + `]}`, field: whole, decoderOnly: aboutDepth},
 	{json: `{"channel_id":"c","x":{"a":1,"a":2}}`, field: whole, decoderOnly: aboutSyntax},
 	{json: `{"channel_id":"c","x":1,"x":1}`, field: whole, decoderOnly: aboutSyntax},
 	{json: "{\"channel_id\":\"c\",\"x\":\"\xff\"}", field: whole, decoderOnly: aboutSyntax},

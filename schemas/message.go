@@ -66,6 +66,9 @@ func DecodeMessage(value []byte, src Source) (Message, error) {
 }
 
 func (d *draft) decode(r *reader) error {
+	if err := r.shallow(); err != nil {
+		return err
+	}
 	if err := r.begin(); err != nil {
 		return err
 	}

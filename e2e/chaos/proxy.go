@@ -99,7 +99,9 @@ func freePorts(n int) ([]int, error) {
 		if err != nil {
 			continue
 		}
-		l.Close()
+		if err := l.Close(); err != nil {
+			return nil, fmt.Errorf("close a listener: %w", err)
+		}
 		ports = append(ports, port)
 	}
 	if len(ports) < n {

@@ -47,7 +47,6 @@ type world struct {
 	proxied   []string // and through it
 	offhook   string   // the binary
 	kafkaEnv  []string // of scripts/kafka.sh
-	undo      []func(context.Context) error
 	toxics    *process
 	receiver  *process
 	simulator *process

@@ -64,7 +64,7 @@ func readItem(s *scanner, offline bool) (item, error) {
 	case n < len(messageFields):
 		return item{}, fmt.Errorf("%s of an item is missing", messageFields[n])
 	case offline && it.uids == nil:
-		return item{}, errors.New("to_uids of an item is missing")
+		return item{}, errors.New("to_uids of an item is missing or empty")
 	}
 	it.after = s.b[splice:s.i]
 	return it, nil
@@ -97,7 +97,7 @@ func (it *item) field(n int, raw []byte) (ok bool) {
 	return ok
 }
 
-// toUIDs takes the recipients, who are at least one.
+// toUIDs takes the recipients.
 func (it *item) toUIDs(raw []byte) bool {
 	if raw[0] != '[' {
 		return false
@@ -107,7 +107,7 @@ func (it *item) toUIDs(raw []byte) bool {
 	for first := true; err == nil; first = false {
 		more, failed := s.element(first)
 		if failed != nil || !more {
-			return failed == nil && !first
+			return failed == nil
 		}
 		var v []byte
 		if v, err = s.value(); err == nil {

@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// maxDepth is how deep arrays and objects may stand in each other; a deeper record is refused, as parsers of JSON do.
-const maxDepth = 10_000
+// maxDepth is how deep arrays and objects may stand in each other; a deeper record is refused, since receivers' parsers have limits.
+const maxDepth = 500
 
 var (
 	errSyntax    = errors.New("is no JSON")

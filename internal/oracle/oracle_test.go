@@ -3,8 +3,10 @@ package oracle
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -24,7 +26,7 @@ func judgeRun(t *testing.T, r *run) Report {
 }
 
 func TestCleanRun(t *testing.T) {
-	for seed := range uint64(30) {
+	for seed := range uint64(15) {
 		p := newPipeline(seed)
 		p.traffic(testRecords)
 		r := judgeRun(t, &p.run)
@@ -311,6 +313,21 @@ var faults = map[string]func(t *testing.T, p *pipeline) planted{
 		d.Value = []byte("x")
 		return planted{kind: ChangedBody, count: 1, texts: []string{deadSource(*d)}}
 	},
+	"a copy of a dead letter has another value": func(t *testing.T, p *pipeline) planted {
+		d := p.dead[p.letterOf(t, "default")]
+		d.Value = append(slices.Clone(d.Value), ' ')
+		p.dead = append(p.dead, d)
+		return planted{kind: ChangedBody, count: 1, texts: []string{deadSource(d)}}
+	},
+	"a dead letter has another reason": func(t *testing.T, p *pipeline) planted {
+		d := &p.dead[p.letterOf(t, "route")]
+		for i, h := range d.Headers {
+			if h.Key == "reason" {
+				d.Headers[i].Value = []byte("cut")
+			}
+		}
+		return planted{kind: Unexpected, count: 1, texts: []string{deadSource(*d), "the reason must be"}}
+	},
 	"a good record is in the dead letters": func(_ *testing.T, p *pipeline) planted {
 		p.deadLetter(schemas.DeadLetter{Source: schemas.Source{Topic: "im.messages", Offset: 1_000_000}, Reason: schemas.ReasonInvalid, Sink: "route"})
 		return planted{kind: Unexpected, count: 1, texts: []string{"im.messages-0 offset 1000000"}}
@@ -558,4 +575,309 @@ func TestFaults(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestPhases(t *testing.T) {
+	cfg := Config{Partitions: 1, Connections: []string{"c"}, Messages: []string{"m"}, Inbox: "i"}
+	calls := []func(o *Oracle) error{
+		func(o *Oracle) error { return o.Input(Record{Topic: "m"}) },
+		func(o *Oracle) error { return o.Inbox(Record{Topic: "i"}) },
+		func(o *Oracle) error { return o.DeadLetter(Record{}) },
+		func(o *Oracle) error { return o.Request(Request{}) },
+		func(o *Oracle) error { o.Judge(); return nil },
+	}
+	for later := range calls {
+		for earlier := range later {
+			o := New(cfg)
+			if err := calls[later](o); err != nil {
+				t.Fatal(err)
+			}
+			if calls[earlier](o) == nil {
+				t.Errorf("call %d after %d is allowed", earlier, later)
+			}
+		}
+	}
+	o := New(cfg)
+	for _, r := range []Record{{Topic: "m", Offset: 5}, {Topic: "m", Partition: 1}} {
+		if err := o.Input(r); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := o.Input(Record{Topic: "m", Offset: 5}); !errors.Is(err, errOffsets) {
+		t.Errorf("the same offset again: %v", err)
+	}
+	if o.Input(Record{Topic: "x"}) == nil || o.Inbox(Record{Topic: "i", Partition: 1}) == nil || o.Inbox(Record{Topic: "m"}) == nil {
+		t.Error("a record of another topic or partition is taken")
+	}
+	if err := o.Inbox(Record{Topic: "i", Offset: 1}); err != nil {
+		t.Error(err)
+	}
+	if err := o.Inbox(Record{Topic: "i", Offset: 1}); !errors.Is(err, errOffsets) {
+		t.Errorf("the same offset again: %v", err)
+	}
+}
+
+func TestFindingsAreBounded(t *testing.T) {
+	o := New(Config{Partitions: 1, Messages: []string{"m"}})
+	for i := range 100 {
+		o.Ack(Ack{Topic: "m", Offset: int64(i)})
+	}
+	r := o.Judge()
+	if r.Counts[LostInput] != 100 || len(r.Findings) != 20 || r.Findings[19].Text != "m-0 offset 19 was acknowledged and is not in the log" {
+		t.Errorf("%d counted, %d kept: %v", r.Counts[LostInput], len(r.Findings), r.Findings)
+	}
+	if again := o.Judge(); len(again.Findings) != 20 {
+		t.Errorf("judged again: %d findings", len(again.Findings))
+	}
+}
+
+func TestWebhookID(t *testing.T) {
+	const topic = "ab030000000000000000000000000000"
+	for _, good := range []string{topic + "-0-0-0", topic + "-2147483647-5-9223372036854775807", topic + "-1-2-3-r1700000000"} {
+		if id, ok := parseWebhookID(good); !ok || id.String() != good {
+			t.Errorf("%s is read as %s, %t", good, id, ok)
+		}
+	}
+	for _, bad := range []string{
+		"", topic, topic + "-0-0", topic + "-0-1-0", topic + "-01-0-0", topic + "-0-0-0-1", topic + "-0-0-0-r0", topic + "-0-0-0-r1-1",
+		topic[1:] + "-0-0-0", strings.ToUpper(topic) + "-0-0-0", topic + "0-0-0-0", topic + "--1-0-0", topic + "-2147483648-0-0",
+	} {
+		if id, ok := parseWebhookID(bad); ok {
+			t.Errorf("%q is read as %s", bad, id)
+		}
+	}
+}
+
+func TestIDs(t *testing.T) {
+	id := func(event string, partition int32, first, last int64) string {
+		return webhookID{lane: lane{topicIDs[event], partition}, first: first, last: last}.String()
+	}
+	const one, two = `["u-0-1-1-1-1"]`, `["u-0-1-1-1-1","u-0-1-1-1-1"]`
+	q := partition("u", 2)
+	for _, c := range []struct {
+		name     string
+		requests []Request
+		want     map[Kind]int64
+	}{
+		{"one behind another", []Request{{ID: id(onlineStatus, q, 0, 1), Body: []byte(two)}, {ID: id(onlineStatus, q, 2, 2), Body: []byte(one)}}, nil},
+		{"fewer items than offsets", []Request{{ID: id(onlineStatus, q, 0, 5), Body: []byte(two)}}, nil},
+		{"more items than offsets", []Request{{ID: id(onlineStatus, q, 1, 1), Body: []byte(two)}}, map[Kind]int64{BadID: 1}},
+		{"two inside one", []Request{
+			{ID: id(onlineStatus, q, 0, 9), Body: []byte(one)}, {ID: id(onlineStatus, q, 7, 8), Body: []byte(one)}, {ID: id(onlineStatus, q, 2, 3), Body: []byte(one)},
+		}, map[Kind]int64{Overlap: 2}},
+		{"repeated on purpose", []Request{{ID: id(onlineStatus, q, 0, 1), Body: []byte(one)}, {ID: id(onlineStatus, q, 0, 1) + "-r5", Body: []byte(one)}}, nil},
+		{"another topic", []Request{{ID: id(onlineStatus, q, 0, 0), Body: []byte(one)}, {ID: id(msgNotify, q, 1, 1), Body: []byte(one)}}, map[Kind]int64{BadID: 1}},
+		{"the topic of another event", []Request{
+			{ID: id(onlineStatus, q, 0, 0), Body: []byte(one)},
+			{Event: msgNotify, ID: id(onlineStatus, partition("u2", 2), 1, 1), Body: []byte(`[{"header":{},"setting":0,"message_id":1,"message_idstr":"1","client_msg_no":"","message_seq":0,"from_uid":"","channel_id":"u2","channel_type":1,"timestamp":1,"payload":""}]`)},
+		}, map[Kind]int64{BadID: 1}},
+		{"a partition that is not there", []Request{{ID: id(onlineStatus, q+2, 0, 0), Body: []byte(one)}}, map[Kind]int64{BadID: 2}},
+	} {
+		o := New(Config{Partitions: 2})
+		for _, r := range c.requests {
+			if r.Event == "" {
+				r.Event = onlineStatus
+			}
+			r.Taken = true
+			if err := o.Request(r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		counts := o.Judge().Counts
+		delete(counts, Unexpected)
+		if !maps.Equal(counts, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, counts, c.want)
+		}
+	}
+}
+
+// TestLostCopy loses the second of two equal messages, which stand in two input partitions.
+func TestLostCopy(t *testing.T) {
+	message := func(n int) []byte { return fmt.Appendf(nil, `{"channel_id":"g","channel_type":2,"message_id":%d}`, n) }
+	item := func(n int) []byte {
+		m, err := ParseMessage("m", 0, 0, message(n), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m.Item
+	}
+	for _, dead := range []bool{false, true} {
+		o := New(Config{Partitions: 1, Messages: []string{"m"}, Inbox: "i"})
+		err := errors.Join(
+			o.Input(Record{Topic: "m", Partition: 0, Offset: 0, Value: message(7)}), o.Input(Record{Topic: "m", Partition: 0, Offset: 1, Value: message(1)}),
+			o.Input(Record{Topic: "m", Partition: 1, Offset: 0, Value: message(2)}), o.Input(Record{Topic: "m", Partition: 1, Offset: 1, Value: message(7)}),
+		)
+		want := []Finding{{Lost, `msg.notify with the order key "g" of m-1 offset 1 was not taken`}}
+		if dead {
+			want = nil
+			d := schemas.DeadLetter{Source: schemas.Source{Topic: "x.msg.notify", Offset: 9}, Value: item(7), Reason: schemas.ReasonRefused, Sink: "s"}
+			r := Record{Key: d.Key(), Value: d.Value}
+			for _, h := range d.Headers() {
+				r.Headers = append(r.Headers, Header{h.Key, h.Value})
+			}
+			err = errors.Join(err, o.DeadLetter(r))
+		}
+		err = errors.Join(err, o.Request(Request{
+			Event: msgNotify, ID: fmt.Sprintf("%x-0-0-2", topicIDs[msgNotify]), Taken: true, Body: schemas.AppendBody(nil, [][]byte{item(7), item(1), item(2)}),
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := o.Judge().Findings; !slices.Equal(got, want) {
+			t.Errorf("dead %t: %v, want %v", dead, got, want)
+		}
+	}
+}
+
+func TestBadBodies(t *testing.T) {
+	const item = `{"header":{"no_persist":0,"red_dot":0,"sync_once":0},"setting":0,"message_id":1,"message_idstr":"1","client_msg_no":"","message_seq":0,"from_uid":"","channel_id":"u2","channel_type":1,"timestamp":1700000000,"payload":""}`
+	offline := strings.Replace(item, `"payload":""`, `"payload":"","to_uids":["a"]`, 1)
+	for _, c := range []struct{ event, body string }{
+		{onlineStatus, `["u-0-1-1-1"]`}, {onlineStatus, `["u-256-1-1-1-1"]`}, {onlineStatus, `["u-0-2-1-1-1"]`}, {onlineStatus, `["-0-1-1-1-1"]`},
+		{onlineStatus, `["u-0-1-01-1-1"]`}, {onlineStatus, `[1]`}, {onlineStatus, `["u-0-1-1-1-1",]`}, {onlineStatus, `["u-0-1-1-1-1"]]`}, {onlineStatus, `["u-0-1-1-1-1"`},
+		{msgNotify, `[` + offline + `]`}, {msgNotify, item}, {msgNotify, `[null]`}, {msgNotify, `[` + item + item + `]`},
+		{msgNotify, `[` + strings.Replace(item, `"setting":0,`, ``, 1) + `]`},
+		{msgNotify, `[` + strings.Replace(item, `"setting":0`, `"setting":"0"`, 1) + `]`},
+		{msgNotify, `[` + strings.Replace(item, `,"payload":""`, ``, 1) + `]`},
+		{msgNotify, `[` + strings.Replace(item, `}`, `,"a":1,"a":2}`, 1) + `]`},
+		{msgOffline, `[` + item + `]`},
+		{msgOffline, `[` + strings.Replace(offline, `["a"]`, `[]`, 1) + `]`},
+		{msgOffline, `[` + strings.Replace(offline, `["a"]`, `["\u0000"]`, 1) + `]`},
+		{msgOffline, `[` + strings.Replace(item, `"payload":""`, `"payload":"","x":1,"to_uids":["a"]`, 1) + `]`},
+		{"msg.other", `[]`}, {msgNotify, ``}, {msgNotify, `[]`},
+	} {
+		o := New(Config{Partitions: 1})
+		if err := o.Request(Request{Event: c.event, ID: newID(c.event, 0), Taken: true, Body: []byte(c.body)}); err != nil {
+			t.Fatal(err)
+		}
+		if n := o.report.Counts[BadRequest]; n != 1 {
+			t.Errorf("%s %s: %d bad requests", c.event, c.body, n)
+		}
+	}
+}
+
+// FuzzUntrusted hands bytes to what reads records and requests of others.
+func FuzzUntrusted(f *testing.F) {
+	p := newPipeline(1)
+	p.traffic(100)
+	for _, r := range slices.Concat(p.inbox, p.dead) {
+		f.Add(r.Value, string(r.Key))
+	}
+	for _, r := range p.requests {
+		f.Add(r.Body, r.ID)
+	}
+	f.Fuzz(func(t *testing.T, value []byte, text string) {
+		o := New(Config{Partitions: 2, Inbox: "i"})
+		v := []Header{{"v", []byte("1")}}
+		letter := append(v, Header{"source-topic", []byte("offhook.msg.offline")}, Header{"source-partition", []byte("0")},
+			Header{"source-offset", []byte("1")}, Header{"sink", []byte("default")}, Header{"reason", []byte("refused")})
+		if err := errors.Join(
+			o.Inbox(Record{Topic: "i", Value: value, Headers: v}),
+			o.DeadLetter(Record{Key: []byte(text), Value: value, Headers: letter}),
+			o.DeadLetter(Record{Key: []byte("default/00000000000000000000000000000000/0/1"), Value: value, Headers: letter}),
+		); err != nil {
+			t.Fatal(err)
+		}
+		for i, event := range []string{onlineStatus, msgOffline, msgNotify} {
+			if err := errors.Join(
+				o.Request(Request{Event: event, ID: text, Taken: true, Body: value}),
+				o.Request(Request{Event: event, ID: newID(event, int32(i)), Taken: true, Body: value}),
+			); err != nil {
+				t.Fatal(err)
+			}
+		}
+		o.Judge()
+	})
+}
+
+// BenchmarkRun judges runs of a million events: half statuses, of which each user's follow one another, a quarter
+// pushes, a quarter messages.
+func BenchmarkRun(b *testing.B) {
+	const users, rounds, batch = 50_000, 5, 100
+	type event struct {
+		name string
+		q    int32
+		item []byte
+	}
+	var r run
+	r.cfg = Config{Partitions: 12, Connections: []string{"c"}, Messages: []string{"m"}, Inbox: "i"}
+	var events []event
+	offsets := make(map[string]int64)
+	next := func(log string) int64 { offsets[log]++; return offsets[log] - 1 }
+	inbox := func(q int32, value []byte) {
+		r.inbox = append(r.inbox, Record{Topic: "i", Partition: q, Offset: next(fmt.Sprint("i", q)), Value: value, Headers: []Header{{"v", []byte("1")}}})
+	}
+	for round := range rounds {
+		for u := range users {
+			uid := fmt.Sprintf("user-%d", u)
+			q := partition(uid, 12)
+			m := fmt.Appendf(nil, `{"message_id":%d,"channel_id":%q,"from_uid":"s-%d","payload":"aGVsbG8gd29ybGQ="}`, round*users+u, uid, u%1000)
+			message, err := schemas.DecodeMessage(m, schemas.Source{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			r.inputs = append(r.inputs, Record{Topic: "m", Offset: next("m"), Value: m})
+			inbox(q, schemas.AppendInboxRecipients(nil, message.Item, message.Splice, message.Recipients))
+			events = append(events, event{msgOffline, q, schemas.AppendOfflineItem(nil, message.Item, message.Splice, message.Recipients)},
+				event{msgNotify, partition(message.FromUID, 12), message.Item})
+			for i, typ := range []string{"online", "offline"} {
+				value := fmt.Appendf(nil, `{"type":%q,"uid":%q,"conn_id":%d,"timestamp":%d}`, typ, uid, round*users+u, 1_700_000_000+round)
+				r.inputs = append(r.inputs, Record{Topic: "c", Offset: next("c"), Value: value})
+				c, err := schemas.DecodeConnection(value, 0)
+				if err != nil {
+					b.Fatal(err)
+				}
+				inbox(q, schemas.AppendInboxConnection(nil, &c))
+				events = append(events, event{onlineStatus, q, schemas.AppendOnlineStatus(nil, schemas.OnlineStatus{
+					UID: uid, Online: i == 0, ConnID: uint64(round*users + u), DeviceCount: 1 - i, TotalCount: 1 - i,
+				})})
+			}
+		}
+	}
+	waiting := make(map[string][][]byte)
+	send := func(e event, least int) {
+		lane := fmt.Sprint(e.name, e.q)
+		if items := waiting[lane]; len(items) >= least {
+			first := offsets[lane]
+			offsets[lane] += int64(len(items))
+			r.requests = append(r.requests, Request{
+				Event: e.name, Taken: true, Body: schemas.AppendBody(nil, items), ID: fmt.Sprintf("%x-%d-%d-%d", topicIDs[e.name], e.q, first, offsets[lane]-1),
+			})
+			waiting[lane] = nil
+		}
+	}
+	for _, e := range events {
+		lane := fmt.Sprint(e.name, e.q)
+		waiting[lane] = append(waiting[lane], e.item)
+		send(e, batch)
+	}
+	for _, e := range events {
+		send(e, 1)
+	}
+	count := float64(len(events))
+	for _, in := range r.inputs {
+		r.acks = append(r.acks, Ack{in.Topic, in.Partition, in.Offset, sum(in.Value)})
+	}
+	var before, after runtime.MemStats
+	b.ReportAllocs()
+	for b.Loop() {
+		b.StopTimer()
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		b.StartTimer()
+		o, err := r.oracle()
+		if err != nil {
+			b.Fatal(err)
+		}
+		if report := o.Judge(); report.Wrong() {
+			b.Fatal(report.Counts, report.Findings[0])
+		}
+		b.StopTimer()
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/count, "heapB/event")
+		runtime.KeepAlive(o)
+		b.StartTimer()
+	}
+	b.ReportMetric(count*float64(b.N)/b.Elapsed().Seconds(), "events/s")
 }

@@ -157,7 +157,7 @@ func (o *Oracle) connectionEvent(p *inboxPartition, c *Connection, offset, now i
 		n := p.node(o.id(c.NodeID))
 		if c.Type == NodeStarted {
 			o.nodeStarted(p, n, c, offset, now)
-		} else {
+		} else if !o.beforeStart(n, c.Time, now) {
 			n.sign = sign{offset, now}
 		}
 		return
@@ -181,7 +181,7 @@ func (o *Oracle) connectionEvent(p *inboxPartition, c *Connection, offset, now i
 
 // opens reports whether an online, or a heartbeat with a flag, opens a connection that is not open.
 func (o *Oracle) opens(p *inboxPartition, key connectionKey, c *Connection, now int64) bool {
-	if o.beforeStart(p, key.node, c.Time, now) {
+	if o.beforeStart(p.nodes[key.node], c.Time, now) {
 		return false
 	}
 	known, is := p.closes[key]
@@ -198,8 +198,8 @@ func (o *Oracle) opens(p *inboxPartition, key connectionKey, c *Connection, now 
 	}
 }
 
-func (o *Oracle) beforeStart(p *inboxPartition, n id, time, now int64) bool {
-	s := p.nodes[n]
+// beforeStart reports whether a time lies before the last start of a node.
+func (o *Oracle) beforeStart(s *node, time, now int64) bool {
 	return s != nil && s.hasStarted && !o.forgotten(s.inboxTime, now) && time < s.start
 }
 
@@ -214,7 +214,7 @@ func (o *Oracle) open(p *inboxPartition, key connectionKey, c *Connection, offse
 // refresh applies an online or a heartbeat to a connection that is open.
 func (o *Oracle) refresh(p *inboxPartition, key connectionKey, i int, c *Connection, offset, now int64) {
 	is := &p.users[key.uid][i]
-	if against(c.Time, c.OpenedAt, is.version, is.openedAt) < 0 || c.Type == Online && o.beforeStart(p, key.node, c.Time, now) {
+	if against(c.Time, c.OpenedAt, is.version, is.openedAt) < 0 {
 		return
 	}
 	if c.Type == Online && c.DeviceFlag != is.flag {
@@ -225,10 +225,15 @@ func (o *Oracle) refresh(p *inboxPartition, key connectionKey, i int, c *Connect
 		return
 	}
 	is.sign = sign{offset, now}
-	if c.HasBackground {
+	// One with a flag tells of the generation that it is of, and a heartbeat opens that one if the start allows it.
+	again := c.HasDeviceFlag && laterGeneration(c.OpenedAt, is.openedAt)
+	if again && c.Type == Heartbeat && o.beforeStart(p.nodes[key.node], c.Time, now) {
+		return
+	}
+	if c.HasBackground || again && c.Type == Online {
 		is.background = c.Background
 	}
-	if c.Type == Online {
+	if c.Type == Online || again {
 		is.version = c.Time
 		if c.OpenedAt >= 0 {
 			is.openedAt = c.OpenedAt

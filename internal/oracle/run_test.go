@@ -200,23 +200,22 @@ func (p *pipeline) nodeEvent() {
 func (p *pipeline) message() {
 	from := p.uid()
 	n := len(p.inputs)
-	m := fmt.Sprintf(`{"message_id":%d,"from_uid":%q,"payload":"QQ==","more":[%d]`, n, from, n)
+	m := fmt.Appendf(nil, `{"message_id":%d,"from_uid":%q,"payload":"QQ==","more":[%d]`, n, from, n)
 	switch p.IntN(4) {
 	case 0:
-		m += fmt.Sprintf(`,"channel_id":%q`, p.uid())
+		m = fmt.Appendf(m, `,"channel_id":%q}`, p.uid())
 	case 1:
-		m += fmt.Sprintf(`,"channel_id":"g","channel_type":2,"offline_push":false,"to_uids":[%q]`, p.uid())
+		m = fmt.Appendf(m, `,"channel_id":"g","channel_type":2,"offline_push":false,"to_uids":[%q]}`, p.uid())
 	default:
-		m += fmt.Sprintf(`,"channel_id":"g","channel_type":2,"to_uids":["system",%q,%q,""`, from, p.uid())
+		m = fmt.Appendf(m, `,"channel_id":"g","channel_type":2,"to_uids":["system",%q,%q,""`, from, p.uid())
 		for range p.IntN(20) {
-			m += fmt.Sprintf(`,%q`, p.uid())
+			m = fmt.Appendf(m, `,%q`, p.uid())
 		}
-		m += `]`
+		m = append(m, "]}"...)
 	}
-	partition := int32(sum([]byte(from)) % 3)
-	p.input("im.messages", partition, []byte(m+`}`))
+	p.input("im.messages", int32(sum([]byte(from))%3), m)
 	if p.IntN(15) == 0 {
-		p.input("im.messages", int32(p.IntN(3)), []byte(m+`}`))
+		p.input("im.messages", int32(p.IntN(3)), m)
 	}
 }
 
@@ -269,7 +268,11 @@ func (p *pipeline) route() {
 }
 
 func (p *pipeline) routeMessage(m *schemas.Message) {
-	p.emit(msgNotify, partition(cmp.Or(m.FromUID, m.ChannelID), p.cfg.Partitions), m.Item)
+	key := cmp.Or(m.FromUID, m.ChannelID)
+	if p.cfg.OrderByChannel {
+		key = m.ChannelID
+	}
+	p.emit(msgNotify, partition(key, p.cfg.Partitions), m.Item)
 	if !m.OfflinePush {
 		return
 	}
@@ -290,7 +293,7 @@ func (p *pipeline) routeMessage(m *schemas.Message) {
 			for _, uid := range uids[:n] {
 				reachable := false
 				for key, row := range p.open {
-					reachable = reachable || key.uid == uid && row.flag < 2 && !row.background
+					reachable = reachable || key.uid == uid && row.flag < 2 && (!row.background || p.cfg.BackgroundIsOnline)
 				}
 				if !reachable {
 					offline = append(offline, uid)

@@ -84,12 +84,11 @@ func TestAcksAreWhatKafkaHas(t *testing.T) {
 	}
 }
 
-// refusing has a share of the produce requests fail with an error that no retry mends.
-func refusing(cluster *kfake.Cluster, every int32) {
-	var produced atomic.Int32
+// refusing has produce requests fail with an error while refuse says so.
+func refusing(cluster *kfake.Cluster, refusal *kerr.Error, refuse func() bool) {
 	cluster.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		cluster.KeepControl()
-		if produced.Add(1)%every != 0 {
+		if !refuse() {
 			return nil, nil, false
 		}
 		resp := req.ResponseKind().(*kmsg.ProduceResponse)
@@ -99,7 +98,7 @@ func refusing(cluster *kfake.Cluster, every int32) {
 			for _, partition := range topic.Partitions {
 				rp := kmsg.NewProduceResponseTopicPartition()
 				rp.Partition = partition.Partition
-				rp.ErrorCode = kerr.TopicAuthorizationFailed.Code
+				rp.ErrorCode = refusal.Code
 				rt.Partitions = append(rt.Partitions, rp)
 			}
 			resp.Topics = append(resp.Topics, rt)
@@ -111,7 +110,8 @@ func refusing(cluster *kfake.Cluster, every int32) {
 func TestPersistCountsRefusedRecordsAndGoesOn(t *testing.T) {
 	cluster, cfg := start(t)
 	cfg.Persist = true
-	refusing(cluster, 5)
+	var produced atomic.Int32
+	refusing(cluster, kerr.TopicAuthorizationFailed, func() bool { return produced.Add(1)%5 == 0 })
 	var acks bytes.Buffer
 	summary, err := Run(t.Context(), cfg, Deps{Acks: &acks})
 	if err != nil {
@@ -123,6 +123,81 @@ func TestPersistCountsRefusedRecordsAndGoesOn(t *testing.T) {
 	}
 	if diff := gocmp.Diff(logged(stored(t, cfg.Brokers, written)), linesOf(t, &acks)); diff != "" {
 		t.Errorf("lines (-Kafka +acknowledged):\n%s", diff)
+	}
+}
+
+// TestPersistWaitsForLeaders has all partitions lose their leaders, for longer than sarama looks for one in other runs.
+func TestPersistWaitsForLeaders(t *testing.T) {
+	t.Parallel()
+	cluster, cfg := start(t)
+	cfg.Persist = true
+	cfg.Churn, cfg.Rate = 1_000, 2_000
+	var since atomic.Int64 // when they were lost, Unix ns
+	leaderless := func() bool {
+		since.CompareAndSwap(0, time.Now().UnixNano())
+		return time.Since(time.Unix(0, since.Load())) < 7*time.Second
+	}
+	var produced atomic.Int32
+	refusing(cluster, kerr.NotLeaderForPartition, func() bool { return produced.Add(1) > 20 && leaderless() })
+	cluster.ControlKey(int16(kmsg.Metadata), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		if since.Load() == 0 || !leaderless() {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.MetadataResponse)
+		host, port, err := net.SplitHostPort(cfg.Brokers[0])
+		if err != nil {
+			t.Error(err)
+		}
+		broker := kmsg.NewMetadataResponseBroker()
+		broker.Host = host
+		if _, err := fmt.Sscan(port, &broker.Port); err != nil {
+			t.Error(err)
+		}
+		resp.Brokers = append(resp.Brokers, broker)
+		for _, topic := range req.(*kmsg.MetadataRequest).Topics {
+			rt := kmsg.NewMetadataResponseTopic()
+			rt.Topic, rt.TopicID = topic.Topic, topic.TopicID
+			for p := range int32(partitions) {
+				rp := kmsg.NewMetadataResponseTopicPartition()
+				rp.Partition, rp.Leader, rp.ErrorCode = p, -1, kerr.LeaderNotAvailable.Code
+				rt.Partitions = append(rt.Partitions, rp)
+			}
+			resp.Topics = append(resp.Topics, rt)
+		}
+		return resp, nil, true
+	})
+	var acks bytes.Buffer
+	summary, err := Run(t.Context(), cfg, Deps{Acks: &acks})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if summary.Messages != 2_000 || summary.Doubtful != 0 || summary.Seconds < 6 {
+		t.Errorf("summary = %+v, want all acknowledged, after 7 s", summary)
+	}
+	if n := int64(len(linesOf(t, &acks))); n != summary.Connections+summary.Messages {
+		t.Errorf("%d records are acknowledged, the summary is %+v", n, summary)
+	}
+}
+
+// TestEndWaitsForWhatIsTriedAgain has all that was sent still be refused, with an error that retries mend, when the run ends.
+func TestEndWaitsForWhatIsTriedAgain(t *testing.T) {
+	for _, persist := range []bool{false, true} {
+		cluster, cfg := start(t)
+		cfg.Persist, cfg.Connections, cfg.Messages = persist, 100, 100
+		var since atomic.Int64 // Unix ns
+		var begun atomic.Bool  // the residents' onlines are not refused
+		refusing(cluster, kerr.NotLeaderForPartition, func() bool {
+			if !begun.Load() {
+				return false
+			}
+			since.CompareAndSwap(0, time.Now().UnixNano())
+			return time.Since(time.Unix(0, since.Load())) < time.Second
+		})
+		summary, err := Run(t.Context(), cfg, Deps{Settled: func(context.Context, int64) bool { begun.Store(true); return true }})
+		if err != nil || summary.Messages != 100 || summary.Doubtful != 0 || since.Load() == 0 {
+			t.Errorf("persist %t: Run = %+v, %v, want all acknowledged", persist, summary, err)
+		}
 	}
 }
 
@@ -156,22 +231,25 @@ func (o *outage) begin(length time.Duration) {
 	o.conns = nil
 }
 
-// TestPersistOutlivesOutages cuts the run off from its brokers, for longer than the twenty retries of another run's look for a leader.
+// TestPersistOutlivesOutages cuts the run off from its brokers.
 func TestPersistOutlivesOutages(t *testing.T) {
 	t.Parallel()
 	_, cfg := start(t, kfake.NumBrokers(3))
 	cfg.Persist = true
-	cfg.Churn, cfg.Rate, cfg.Connections, cfg.Messages = 300, 600, 3_000, 6_000
+	cfg.Churn, cfg.Rate, cfg.Connections, cfg.Messages = 300, 600, 2_000, 4_000
 	var network outage
 	cfg.Dialer = network.dial
 	ctx, cancel := context.WithCancel(t.Context())
 	var outages sync.WaitGroup
 	outages.Go(func() {
-		for _, length := range []time.Duration{0, 300 * time.Millisecond, 12 * time.Second, 0, 0} {
+		for _, length := range []time.Duration{0, 300 * time.Millisecond, 4 * time.Second, 0, 0} {
 			if !sleep(ctx, 700*time.Millisecond) {
 				return
 			}
 			network.begin(length)
+			if !sleep(ctx, length) {
+				return
+			}
 		}
 	})
 	var acks bytes.Buffer
@@ -181,7 +259,7 @@ func TestPersistOutlivesOutages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if summary.Messages != 6_000 || summary.Doubtful != 0 {
+	if summary.Messages != 4_000 || summary.Doubtful != 0 {
 		t.Errorf("summary = %+v, want all acknowledged", summary)
 	}
 	acknowledged := linesOf(t, &acks)

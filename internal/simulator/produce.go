@@ -271,13 +271,13 @@ func (p *producer) flush(ctx context.Context) bool {
 // close waits until all that was sent is settled and ends the producer. Once ctx has ended or a record has failed it
 // waits for timeout at most; what is not settled by then is in doubt. It returns the first failure.
 func (p *producer) close(ctx context.Context, timeout time.Duration) error {
+	// Settled first, closed then: once it is to close, sarama gives up what it was about to try again.
+	settled := p.drain(ctx, timeout)
 	p.async.AsyncClose()
-	select {
-	case <-p.done:
-	case <-ctx.Done():
+	if settled {
 		p.await(timeout)
-	case <-p.failed.Done():
-		p.await(timeout)
+	} else {
+		p.abandon()
 	}
 	p.giveUp()
 	p.flushAcks()
@@ -286,6 +286,32 @@ func (p *producer) close(ctx context.Context, timeout time.Duration) error {
 		p.fail(fmt.Errorf("close the Kafka client: %w", err))
 	}
 	return context.Cause(p.failed)
+}
+
+// drain waits until all that was sent is settled, for timeout at most from when ctx has ended or a record has failed.
+func (p *producer) drain(ctx context.Context, timeout time.Duration) bool {
+	ended, failed := ctx.Done(), p.failed.Done()
+	timer := time.NewTimer(timeout)
+	timer.Stop() // it begins when one of the two comes
+	defer timer.Stop()
+	for {
+		p.mu.Lock()
+		left := len(p.pending)
+		p.mu.Unlock()
+		if left == 0 {
+			return true
+		}
+		select {
+		case <-p.acked:
+			continue
+		case <-timer.C:
+			return false
+		case <-ended:
+		case <-failed:
+		}
+		ended, failed = nil, nil
+		timer.Reset(timeout)
+	}
 }
 
 func (p *producer) await(timeout time.Duration) {
@@ -299,7 +325,6 @@ func (p *producer) await(timeout time.Duration) {
 }
 
 // abandon gives up what is not settled: sarama cannot be told to, but runs out of retries by itself.
-
 func (p *producer) abandon() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -17,6 +17,9 @@ import (
 	"github.com/IBM/sarama"
 )
 
+// maxIterations bounds the work that a server can ask for; Kafka's own limit is 16384.
+const maxIterations = 100_000
+
 // scram is the client's side of RFC 5802, which sarama leaves to its users. Names and passwords are taken as they are,
 // without SASLprep.
 type scram struct {
@@ -82,7 +85,7 @@ func (s *scram) prove(challenge string) (string, error) {
 		return "", fmt.Errorf("SCRAM: decode the salt: %w", err)
 	}
 	n, err := strconv.Atoi(iterations)
-	if err != nil || n < 1 || !strings.HasPrefix(nonce, s.nonce) {
+	if err != nil || n < 1 || n > maxIterations || !strings.HasPrefix(nonce, s.nonce) {
 		return "", errors.New("SCRAM: the server's challenge makes no sense")
 	}
 	salted, err := pbkdf2.Key(s.hash, s.password, rawSalt, n, s.hash().Size())
