@@ -335,3 +335,21 @@ func compileSchema(t *testing.T, name string) *jsonschema.Schema {
 	}
 	return schema
 }
+
+// TestDefaultTime: a record's own timestamp, which producers set as they like, is brought into the range that receivers are told.
+func TestDefaultTime(t *testing.T) {
+	for recordTime, want := range map[int64]int64{-1: 0, 0: 0, 1_700_000_000_000: 1_700_000_000_000, maxTime: maxTime, maxTime + 1: maxTime, 1_700_000_000_000_000: maxTime} {
+		c, err := DecodeConnection([]byte(`{"type":"online","uid":"u","conn_id":1}`), recordTime)
+		if err != nil || c.Time != want {
+			t.Errorf("a connection of a record of %d is of %d (error %v), want %d", recordTime, c.Time, err, want)
+		}
+		m, err := DecodeMessage([]byte(`{"channel_id":"u"}`), Source{Topic: "t", Time: recordTime})
+		if err != nil {
+			t.Fatal(err)
+		}
+		items, err := DecodeMessagesBody(append(append([]byte{'['}, m.Item...), ']'))
+		if err != nil || items[0].Timestamp != want/1000 {
+			t.Errorf("a message of a record of %d is written as %s (error %v)", recordTime, m.Item, err)
+		}
+	}
+}

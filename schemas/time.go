@@ -39,8 +39,9 @@ func (r *reader) time(field string, raw []byte) (int64, error) {
 	return int64(n), nil
 }
 
-// defaultTime is the record's own timestamp as the default of a time; Kafka has -1 for none.
-func defaultTime(recordTime int64) int64 { return max(recordTime, 0) }
+// defaultTime is the record's own timestamp as the default of a time, brought into a time's range: Kafka has -1 for none, and takes
+// microseconds from a producer that mistakes them for milliseconds.
+func defaultTime(recordTime int64) int64 { return min(max(recordTime, 0), maxTime) }
 
 // shapedRFC3339 reports whether text is laid out as RFC 3339, in the capitals that Go writes. Package time checks the
 // fields' values, but takes hours of one digit, a comma before the fraction and zones of any size too.

@@ -62,7 +62,7 @@ var errObject = errors.New("is no JSON object")
 // ParseConnection reads a record of a connections topic; recordTime is its timestamp in Unix ms, the default of the
 // event's. An error says that the record belongs into the dead letters.
 func ParseConnection(value []byte, recordTime int64) (Connection, error) {
-	c := Connection{Time: max(recordTime, 0), OpenedAt: -1}
+	c := Connection{Time: min(max(recordTime, 0), maxTime), OpenedAt: -1}
 	var uid, connID []byte
 	s := scanner{b: value}
 	if s.peek() != '{' {
@@ -324,7 +324,7 @@ func ParseMessage(topic string, partition int32, offset int64, value []byte, rec
 	if err != nil {
 		return Message{}, err
 	}
-	d := draft{channelType: 1, seconds: max(recordTime, 0) / 1000, push: true}
+	d := draft{channelType: 1, seconds: min(max(recordTime, 0), maxTime) / 1000, push: true}
 	for {
 		name, rawName, more, err := s.member(&o)
 		if err != nil {
