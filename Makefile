@@ -46,6 +46,26 @@ kafka-down: ## end it and remove its data
 integration: ## run the suite on OFFHOOK_TEST_BROKERS, or on three brokers of its own
 	scripts/integration.sh
 
+DURATION ?= 5m
+SEED ?= 0
+.PHONY: chaos
+chaos: ## break everything on three brokers for DURATION (5m), with SEED (a fresh one), and judge what came of it
+	go run ./e2e chaos --duration $(DURATION) --seed $(SEED)
+
+.PHONY: load
+load: ## a burst of ten times the sustainable rate for a minute, and an endpoint that is gone for ten
+	go run ./e2e burst --for 1m
+	go run ./e2e outage --for 10m
+
+.PHONY: mutants
+mutants: ## break each guarantee by a patch of e2e/mutants, and see a test fail (NAMES=… for some)
+	scripts/mutants.sh $(NAMES)
+
+FUZZTIME ?= 30s
+.PHONY: fuzz
+fuzz: ## run each fuzz target for FUZZTIME (30s)
+	scripts/fuzz.sh $(FUZZTIME)
+
 .PHONY: generate
 generate: ## write what is generated: the README's table of settings
 	go test -count=1 ./cmd/offhook -run README -update

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -135,25 +134,17 @@ func (c *committer) commit(ctx context.Context, member string, generation int32,
 // commit sends what all waiting lanes have to say in one request, unless one is in flight.
 func (s *session) commit() {
 	now := time.Now()
-	if s.committing != nil || len(s.want) == 0 || s.err != nil || now.Before(s.commitNotice) {
+	if len(s.want) == 0 || s.err != nil || now.Before(s.commitNotice) {
 		return
 	}
 	// The member id and generation are read by the loop, which drops lanes in the revoked and lost callbacks: what is
 	// read here belongs to the assignment of all lanes that are left, unless the group has forgotten the member and
 	// the client has joined anew without a word. Then others may own the partitions.
 	member, generation := s.member.GroupMetadata()
-	plans := make(map[laneKey]Plan, len(s.want))
-	for l := range s.want {
-		if now.Before(l.commitAfter) {
-			continue
-		}
-		if l.member != member {
-			s.fail(&errRestart{errMemberChanged})
-			return
-		}
-		delete(s.want, l)
-		plans[l.laneKey] = l.core.Propose()
-		s.committing = append(s.committing, l)
+	plans, err := s.propose(member, now)
+	if err != nil {
+		s.fail(&errRestart{err})
+		return
 	}
 	if len(plans) == 0 {
 		return
@@ -165,44 +156,25 @@ func (s *session) commit() {
 }
 
 func (s *session) committed(result commitResult) {
-	lanes := s.committing
-	s.committing = nil
-	for _, settled := range s.revoking {
+	a := s.claims.answered(result, time.Now())
+	for _, settled := range a.settled {
 		close(settled)
 	}
-	s.revoking = nil
 	if result.unknown != nil {
 		s.metrics.commits.WithLabelValues("unknown").Inc()
 		s.fail(&errRestart{fmt.Errorf("commit plans: nobody knows the outcome: %w", result.unknown)})
 		return
 	}
 	s.commitNotice = time.Time{}
-	unloaded := s.unloaded
-	s.unloaded = nil
-	s.beginLoad(slices.DeleteFunc(unloaded, func(l *lane) bool { return l.dead }))
-	refused := false
-	var readable []*lane
-	for _, l := range lanes {
-		if l.dead {
-			continue
-		}
-		err := result.refused[l.laneKey]
-		if result.notSent != nil {
-			err = result.notSent
-		}
-		if err != nil {
-			refused = true
-			s.refused(l, err)
-			continue
-		}
-		if !l.core.Readable() {
-			readable = append(readable, l)
-		}
-		l.core.Committed()
+	s.beginLoad(a.load)
+	for _, r := range a.refused {
+		s.refused(r.lane, r.err)
+	}
+	for _, l := range a.accepted {
 		s.advance(l)
 	}
-	s.read(readable)
-	if refused {
+	s.read(a.readable)
+	if len(a.refused) > 0 {
 		s.metrics.commits.WithLabelValues("refused").Inc()
 	} else {
 		s.metrics.commits.WithLabelValues("committed").Inc()
@@ -215,11 +187,9 @@ const (
 	mendDelay   = 2 * time.Second
 )
 
-// refused has a lane propose again, after a while that depends on what refused its plan.
+// refused has a lane wait before it proposes again, for a while that depends on what refused its plan.
 func (s *session) refused(l *lane, err error) {
 	now := time.Now()
-	l.core.Refused(now)
-	s.want[l] = struct{}{}
 	wait := mendDelay
 	switch {
 	case errors.Is(err, kerr.OffsetMetadataTooLarge):

@@ -13,7 +13,7 @@
 //	  callbacks, ◀───│───┘         one commit request ──────│──plans──▶ committer ─▶ coordinator
 //	  revoked waits  └──────────────────────────────────────┘◀─result──
 //
-// [Lane], [Plan] and [Breaker] are the pure core: no I/O, no clock, no goroutine. A lane says which batch may be sent
+// [Lane], [Plan], claims (who may commit what, and when) and [Breaker] are the pure core: no I/O, no clock, no goroutine. A lane says which batch may be sent
 // next ([Lane.Next]): one that is planned and shares no uid with an unfinished one before it. dispatch gives requests to
 // lanes in turn, as far as the limit in flight, the rate and the breaker allow; each attempt is a goroutine of its own, and what
 // its answer means ([JudgeStatus]) is decided by the loop: done, again later, halved, or dead. A commit request carries what all lanes have to

@@ -27,7 +27,7 @@ func (s *session) fetched(fetches kgo.Fetches) {
 			return
 		}
 		delete(s.failures, l.laneKey)
-		var held arena
+		held := newArena(batch.Records)
 		for _, r := range batch.Records {
 			if r.Offset < l.core.Position() {
 				continue
@@ -51,22 +51,38 @@ func (s *session) fetched(fetches kgo.Fetches) {
 }
 
 // An arena holds copies of what is kept of a partition's records: a record's slices pin the whole response of a fetch,
-// with the records of all other partitions. It is cut into chunks, so that one record that is kept long pins little.
-type arena []byte
+// with the records of all other partitions. It is cut into chunks, so that one record that is kept long pins little, and has
+// no more room than the records need: where events come one by one each has an arena of its own.
+type arena struct {
+	chunk []byte
+	left  int // bytes that are still to come
+}
 
-// arenaChunk is a chunk's size in bytes, but for a larger record.
+// arenaChunk is a chunk's size in bytes at most, but for a larger record.
 const arenaChunk = 64 << 10
+
+func newArena(records []*kgo.Record) *arena {
+	var a arena
+	for _, r := range records {
+		a.left += len(r.Key) + len(r.Value) + len(header(r, schemas.HeaderTraceparent))
+	}
+	return &a
+}
 
 func (a *arena) clone(b []byte) []byte {
 	if b == nil {
 		return nil
 	}
-	if cap(*a)-len(*a) < len(b) {
-		*a = make(arena, 0, max(arenaChunk, len(b)))
+	if len(b) == 0 {
+		return []byte{} // not a slice of b, which would pin it
 	}
-	start := len(*a)
-	*a = append(*a, b...)
-	return (*a)[start:len(*a):len(*a)]
+	if cap(a.chunk)-len(a.chunk) < len(b) {
+		a.chunk = make([]byte, 0, max(min(arenaChunk, a.left), len(b)))
+	}
+	a.left -= len(b)
+	start := len(a.chunk)
+	a.chunk = append(a.chunk, b...)
+	return a.chunk[start:len(a.chunk):len(a.chunk)]
 }
 
 // unreadable begins a lane anew after an error of its fetches: from what is committed, where that can be read. At the

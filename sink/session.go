@@ -67,13 +67,7 @@ type session struct {
 
 	// All below belongs to the loop.
 
-	lanes map[laneKey]*lane
-	want  map[*lane]struct{} // lanes with something to commit
-	// committing are the lanes of the commit request in flight; nil: none is. There is never a second.
-	committing []*lane
-	// revoking are the callbacks that wait for the commit in flight: the right to commit ends when they return.
-	revoking     []chan struct{}
-	unloaded     []*lane   // new lanes of partitions that the commit in flight has: they are loaded when it is answered
+	claims
 	commitNotice time.Time // after a refusal that concerns all lanes: when to commit again; zero: at once
 	active       int       // batches that a goroutine works on
 	underway     int       // requests in flight, which are some of them
@@ -125,7 +119,7 @@ func runSession(ctx context.Context, cfg Config, deps Deps, log *slog.Logger, m 
 	s := &session{
 		cfg: cfg, deps: deps, log: log, metrics: m, transport: t,
 		endpoint: e, tasks: make(chan func()), ended: make(chan struct{}), draining: make(chan struct{}),
-		ctx: sessionCtx, lanes: make(map[laneKey]*lane), want: make(map[*lane]struct{}), failures: make(map[laneKey]int),
+		ctx: sessionCtx, claims: newClaims(), failures: make(map[laneKey]int),
 	}
 	s.wake = time.AfterFunc(time.Hour, func() { s.post(func() {}) }) // a turn of the loop dispatches
 	defer s.wake.Stop()
@@ -276,24 +270,17 @@ func (s *session) revoked(revoked map[string][]int32, settled chan struct{}) {
 			s.drop(laneKey{topic, p})
 		}
 	}
-	if s.committing == nil {
-		close(settled)
-	} else {
-		s.revoking = append(s.revoking, settled)
-	}
+	s.release(settled)
 	s.report()
 }
 
 // drop lets go of a lane, with all that it waits for.
 func (s *session) drop(key laneKey) {
-	l, ok := s.lanes[key]
-	if !ok {
+	l := s.claims.drop(key)
+	if l == nil {
 		return
 	}
-	delete(s.lanes, key)
-	delete(s.want, l)
 	s.ready = slices.DeleteFunc(s.ready, func(other *lane) bool { return other == l })
-	l.dead = true
 	l.timer.Stop()
 	l.cancel(errRevoked)
 	s.hold(l, 0)
@@ -324,18 +311,9 @@ func (s *session) assigned(member string, assigned map[string][]int32) {
 	s.report()
 }
 
-// beginLoad loads the plans of new lanes. What a commit in flight says of a partition is not committed yet, and may be when the plan
-// is loaded, or not: the lanes of those partitions are loaded when it is answered.
+// beginLoad loads the plans of new lanes, as far as the commit in flight lets it.
 func (s *session) beginLoad(lanes []*lane) {
-	var now []*lane
-	for _, l := range lanes {
-		if slices.ContainsFunc(s.committing, func(c *lane) bool { return c.laneKey == l.laneKey }) {
-			s.unloaded = append(s.unloaded, l)
-		} else {
-			now = append(now, l)
-		}
-	}
-	if len(now) > 0 {
+	if now := s.loadable(lanes); len(now) > 0 {
 		s.work.Go(func() { s.load(now) })
 	}
 }

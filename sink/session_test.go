@@ -25,7 +25,7 @@ func bareSession(t *testing.T) (*session, *lane) {
 	s := &session{
 		ctx: t.Context(), endpoint: &endpointState{body: bodyLimit{configured: 1 << 20}},
 		log: slog.New(slog.DiscardHandler), metrics: newMetrics(prometheus.NewRegistry(), "x"), member: member,
-		lanes: make(map[laneKey]*lane), want: make(map[*lane]struct{}), failures: make(map[laneKey]int), ended: make(chan struct{}), draining: make(chan struct{}), tasks: make(chan func()),
+		claims: newClaims(), failures: make(map[laneKey]int), ended: make(chan struct{}), draining: make(chan struct{}), tasks: make(chan func()),
 	}
 	s.reader = &reader{s: s, cancel: func() {}}
 	l := &lane{laneKey: laneKey{"t", 1}, timer: time.NewTimer(time.Hour)}

@@ -682,10 +682,10 @@ func TestSecretRotation(t *testing.T) {
 	var current atomic.Pointer[Credentials]
 	current.Store(&Credentials{Secrets: [][]byte{key("o")}})
 	transport := newTestTransport(t, server.URL, func(cfg *Config) { cfg.Current = current.Load })
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop() // before it is waited
 	for range 4 {
 		wg.Go(func() {
 			for {
