@@ -19,8 +19,8 @@
 //
 // # How it ends
 //
-// All faults are healed, the simulator is stopped, and the run waits until all groups have lag 0. All processes must then end
-// by SIGTERM with exit code 0. Then the input topics, the inbox, the dead letters, what the simulator noted as acknowledged and
+// All faults are healed and the simulator is stopped. When the processors have done all that came from the input they are stopped, and
+// when the sinks have lag 0 these are, by SIGTERM and with exit code 0. Then the input topics, the inbox, the dead letters, what the simulator noted as acknowledged and
 // what the receiver noted as taken are given to the oracle. A process that ended by itself meanwhile fails the run as a finding of
 // the oracle does. Evidence (logs, journals, the plan as it happened, the report) is kept where the run failed or --evidence names
 // a directory.

@@ -80,7 +80,7 @@ func (w *world) pour(ctx context.Context, run string, rate float64, length time.
 // caughtUp waits until the lag is that of the calm traffic.
 func (w *world) caughtUp(ctx context.Context) error {
 	for {
-		lag, err := w.lag(ctx)
+		lag, err := w.lag(ctx, routeGroup, presenceGroup, sinkGroup)
 		if err == nil && lag >= 0 && float64(lag) < 3*(w.cfg.Rate+w.cfg.Churn)*float64(w.cfg.Partitions) {
 			return nil
 		}

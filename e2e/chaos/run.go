@@ -140,20 +140,17 @@ func (w *world) run(ctx context.Context, out io.Writer) (*Report, error) {
 	stopped := time.Now()
 	drain, cancel := context.WithTimeoutCause(ctx, cfg.Drain, fmt.Errorf("not all is delivered after %v", cfg.Drain))
 	defer cancel()
-	if err := w.drained(drain); err != nil {
+	if err := w.processed(drain); err != nil {
+		return report, err
+	}
+	w.stop(w.processors) // so that no more events come
+	if err := w.awaitLag(drain, "the sinks have delivered all", sinkGroup); err != nil {
 		return report, err
 	}
 	report.DrainedIn = time.Since(stopped).Seconds()
 	stop()
 	following.Wait()
-	for _, p := range w.members() {
-		code, err := p.end(syscall.SIGTERM, stopPatience)
-		if err != nil && !errors.Is(err, errEnded) {
-			p.note(err.Error())
-		} else if err == nil && code != 0 {
-			p.note(fmt.Sprintf("%s ended with exit code %d after SIGTERM, want 0", p.name, code))
-		}
-	}
+	w.stop(w.sinks)
 	if _, err := w.receiver.end(syscall.SIGTERM, stopPatience); err != nil && !errors.Is(err, errEnded) {
 		return report, err
 	}
@@ -169,6 +166,18 @@ func (w *world) run(ctx context.Context, out io.Writer) (*Report, error) {
 	}
 	report.Verdict = verdict
 	return report, nil
+}
+
+// stop ends processes as Kubernetes would; what is wrong with how they end is noted.
+func (w *world) stop(processes []*process) {
+	for _, p := range processes {
+		code, err := p.end(syscall.SIGTERM, stopPatience)
+		if err != nil && !errors.Is(err, errEnded) {
+			p.note(err.Error())
+		} else if err == nil && code != 0 {
+			p.note(fmt.Sprintf("%s ended with exit code %d after SIGTERM, want 0", p.name, code))
+		}
+	}
 }
 
 // playAll plays the plan: the faults of a track one after the other.

@@ -230,11 +230,15 @@ func (w *world) close() error {
 	return errors.Join(errs...)
 }
 
-// groups are those whose lag says what is left to be done.
-var groups = []string{"offhook.route", "offhook.presence", "offhook.sink.default"}
+// The groups of the stages.
+const (
+	routeGroup    = "offhook.route"
+	presenceGroup = "offhook.presence"
+	sinkGroup     = "offhook.sink.default"
+)
 
-// lag is the sum over the groups, and -1 where it is not known.
-func (w *world) lag(ctx context.Context) (int64, error) {
+// lag is the sum over the partitions of groups, and -1 where it is not known.
+func (w *world) lag(ctx context.Context, groups ...string) (int64, error) {
 	lags, err := w.admin.Lag(ctx, groups...)
 	if err != nil {
 		return -1, fmt.Errorf("ask for lags: %w", err)
@@ -250,6 +254,9 @@ func (w *world) lag(ctx context.Context) (int64, error) {
 		}
 		for _, topic := range l.Lag {
 			for _, partition := range topic {
+				if partition.Err != nil {
+					return -1, fmt.Errorf("ask for the lag of %s: %w", name, partition.Err)
+				}
 				all += max(0, partition.Lag)
 			}
 		}
@@ -257,37 +264,75 @@ func (w *world) lag(ctx context.Context) (int64, error) {
 	return all, nil
 }
 
-// drained waits until nothing is left to be done: until lag and journal have stood still at nothing for a while.
-func (w *world) drained(ctx context.Context) error {
-	const still = 5 * time.Second
-	var since time.Time
-	var last int64 = -1
-	var said time.Time
-	for {
-		lag, err := w.lag(ctx)
-		if ctx.Err() != nil {
-			return fmt.Errorf("lag is %d still: %w", lag, context.Cause(ctx))
-		}
-		if time.Since(said) > 10*time.Second {
-			w.log.Info("waiting until all is delivered", "lag", lag, "err", err)
-			said = time.Now()
-		}
-		size := int64(0)
-		if info, err := os.Stat(w.journal()); err == nil {
-			size = info.Size()
-		}
-		// With a time to live route writes to the inbox all the time: a few records are on their way at any moment.
-		if err != nil || lag < 0 || lag > int64(10*w.cfg.Partitions) || size != last {
-			since, last = time.Now(), size
-		}
-		if time.Since(since) > still {
+// await waits until ok, which says for people how far it is, and fails where ctx ends first.
+func (w *world) await(ctx context.Context, what string, ok func(context.Context) (bool, string, error)) error {
+	for said := time.Now(); ; {
+		asked, cancel := context.WithTimeout(ctx, 20*time.Second)
+		done, state, err := ok(asked)
+		cancel()
+		if err == nil && done {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(500 * time.Millisecond):
+		if ctx.Err() != nil {
+			return fmt.Errorf("wait until %s (%s): %w", what, state, errors.Join(context.Cause(ctx), err))
 		}
+		if time.Since(said) > 10*time.Second {
+			w.log.Info("waiting", "until", what, "now", state, "err", err)
+			said = time.Now()
+		}
+		pause(ctx, 500*time.Millisecond)
 	}
+}
+
+func (w *world) awaitLag(ctx context.Context, what, group string) error {
+	return w.await(ctx, what, func(ctx context.Context) (bool, string, error) {
+		lag, err := w.lag(ctx, group)
+		return lag == 0, fmt.Sprintf("lag %d", lag), err
+	})
+}
+
+// processed waits until the processors have done all that has come from the input. With a time to live they never rest: what they
+// write themselves into the inbox, and read there, goes on.
+func (w *world) processed(ctx context.Context) error {
+	if err := w.awaitLag(ctx, "route has read the input", routeGroup); err != nil {
+		return err
+	}
+	var ends kadm.ListedOffsets
+	return w.await(ctx, "presence has read the inbox as route left it", func(ctx context.Context) (bool, string, error) {
+		if ends == nil {
+			listed, err := w.admin.ListEndOffsets(ctx, inboxTopic)
+			if err == nil {
+				err = listed.Error()
+			}
+			if err != nil {
+				return false, "", fmt.Errorf("list the inbox's ends: %w", err)
+			}
+			ends = listed
+		}
+		committed, err := w.committedInbox(ctx)
+		if err != nil {
+			return false, "", err
+		}
+		var left int64
+		ends.Each(func(end kadm.ListedOffset) { left += max(0, end.Offset-committed[end.Partition]) })
+		return left == 0, fmt.Sprintf("%d records to read", left), nil
+	})
+}
+
+// committedInbox are the offsets that presence has committed.
+func (w *world) committedInbox(ctx context.Context) (map[int32]int64, error) {
+	fetched, err := w.admin.FetchOffsets(ctx, presenceGroup)
+	if err == nil {
+		err = fetched.Error()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("fetch the offsets of %s: %w", presenceGroup, err)
+	}
+	committed := make(map[int32]int64)
+	for p, o := range fetched[inboxTopic] {
+		committed[p] = o.At
+	}
+	return committed, nil
 }
 
 // follow writes a summary of the journal's size and of lag now and then; it samples memory.
@@ -301,7 +346,7 @@ func (w *world) follow(ctx context.Context, out io.Writer, begun time.Time) {
 		case <-tick.C:
 		}
 		asked, cancel := context.WithTimeout(ctx, 5*time.Second)
-		lag, err := w.lag(asked)
+		lag, err := w.lag(asked, routeGroup, presenceGroup, sinkGroup)
 		cancel()
 		if err != nil {
 			lag = -1

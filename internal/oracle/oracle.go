@@ -84,26 +84,26 @@ const (
 
 // Finding is one thing that is wrong.
 type Finding struct {
-	Kind Kind
-	Text string // names the record or request that proves it
+	Kind Kind   `json:"kind"`
+	Text string `json:"text"` // names the record or request that proves it
 }
 
 // Report is the judgement of a run.
 type Report struct {
-	Inputs       int64            // input records, those that are null among them
-	Acks         int64            // acknowledged input records
-	InboxRecords int64            // those of route and those of presence
-	Requests     int64            // all that the receiver read
-	TakenIDs     int64            // different ids that were taken
-	Repeated     int64            // taken requests whose id was taken before
-	Events       map[string]int64 // expected, for each event; msg.offline counts each recipient
-	OfflineItems int64            // expected msg.offline items
-	Delivered    map[string]int64 // taken, counted alike; an id counts once
-	DeadLettered int64            // events that stand in the dead letters of sinks, counted alike
-	Rejected     int64            // input records that stand in the dead letters
-	Expired      int64            // connections that were closed by the time to live
-	Counts       map[Kind]int64
-	Findings     []Finding // by kind, in the order in which they were found
+	Inputs       int64            `json:"inputs"`        // input records, those that are null among them
+	Acks         int64            `json:"acks"`          // acknowledged input records
+	InboxRecords int64            `json:"inbox_records"` // those of route and those of presence
+	Requests     int64            `json:"requests"`      // all that the receiver read
+	TakenIDs     int64            `json:"taken_ids"`     // different ids that were taken
+	Repeated     int64            `json:"repeated"`      // taken requests whose id was taken before
+	Events       map[string]int64 `json:"events"`        // expected, for each event; msg.offline counts each recipient
+	OfflineItems int64            `json:"offline_items"` // expected msg.offline items
+	Delivered    map[string]int64 `json:"delivered"`     // taken, counted alike; an id counts once
+	DeadLettered int64            `json:"dead_lettered"` // events that stand in the dead letters of sinks, counted alike
+	Rejected     int64            `json:"rejected"`      // input records that stand in the dead letters
+	Expired      int64            `json:"expired"`       // connections that were closed by the time to live
+	Counts       map[Kind]int64   `json:"counts"`
+	Findings     []Finding        `json:"findings"` // by kind, in the order in which they were found
 }
 
 // Wrong reports whether anything is.
