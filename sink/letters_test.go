@@ -55,7 +55,7 @@ func TestLettersBehindOneThatWasWritten(t *testing.T) {
 				if tt.code == 0 {
 					return nil, errors.New("the connection breaks"), true
 				}
-				return refusedProduce(r, tt.code), nil, true
+				return kafkatest.Refuse(r, tt.code), nil, true
 			})
 			bury := func(l *lane, value string) bool {
 				return s.bury(l, letters{dead: Dead{Reason: schemas.ReasonSkipped}, records: []Record{{Value: []byte(value)}}, topicID: testTopic})
@@ -82,20 +82,4 @@ func TestLettersBehindOneThatWasWritten(t *testing.T) {
 			})
 		})
 	}
-}
-
-// refusedProduce is the answer to r of a broker that refuses all of it.
-func refusedProduce(r *kmsg.ProduceRequest, code int16) kmsg.Response {
-	resp := r.ResponseKind().(*kmsg.ProduceResponse)
-	for _, t := range r.Topics {
-		topic := kmsg.NewProduceResponseTopic()
-		topic.Topic, topic.TopicID = t.Topic, t.TopicID
-		for _, p := range t.Partitions {
-			partition := kmsg.NewProduceResponseTopicPartition()
-			partition.Partition, partition.ErrorCode = p.Partition, code
-			topic.Partitions = append(topic.Partitions, partition)
-		}
-		resp.Topics = append(resp.Topics, topic)
-	}
-	return resp
 }

@@ -150,17 +150,11 @@ func (w *world) readJournal(take func(journal.Entry) error) error {
 // read reads topics whole, what is committed of them, each partition in its order.
 func (w *world) read(ctx context.Context, take func(*kgo.Record) error, topics ...string) error {
 	const patience = time.Minute // without a record
-	ends, err := w.admin.ListCommittedOffsets(ctx, topics...)
-	if err == nil {
-		err = ends.Error()
-	}
+	ends, err := whole(w.admin.ListCommittedOffsets(ctx, topics...))
 	if err != nil {
 		return fmt.Errorf("list the ends of %v: %w", topics, err)
 	}
-	starts, err := w.admin.ListStartOffsets(ctx, topics...)
-	if err == nil {
-		err = starts.Error()
-	}
+	starts, err := whole(w.admin.ListStartOffsets(ctx, topics...))
 	if err != nil {
 		return fmt.Errorf("list the starts of %v: %w", topics, err)
 	}

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -68,24 +69,14 @@ func (w *world) pour(ctx context.Context, run string, rate float64, length time.
 	if err != nil {
 		return 0, fmt.Errorf("count what was acknowledged: %w", err)
 	}
-	n := 0
-	for _, c := range text {
-		if c == '\n' {
-			n++
-		}
-	}
-	return n, nil
+	return bytes.Count(text, []byte{'\n'}), nil
 }
 
 // caughtUp waits until the lag is that of the calm traffic.
 func (w *world) caughtUp(ctx context.Context) error {
-	for {
+	calm := int64(3 * (w.cfg.Rate + w.cfg.Churn) * float64(w.cfg.Partitions))
+	return w.await(ctx, "the lag is that of the calm traffic", func(ctx context.Context) (bool, string, error) {
 		lag, err := w.lag(ctx, routeGroup, presenceGroup, sinkGroup)
-		if err == nil && lag >= 0 && float64(lag) < 3*(w.cfg.Rate+w.cfg.Churn)*float64(w.cfg.Partitions) {
-			return nil
-		}
-		if pause(ctx, 200*time.Millisecond); ctx.Err() != nil {
-			return fmt.Errorf("lag is %d: %w", lag, context.Cause(ctx))
-		}
-	}
+		return lag >= 0 && lag < calm, fmt.Sprintf("lag %d", lag), err
+	})
 }

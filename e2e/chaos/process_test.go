@@ -12,16 +12,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
-)
 
-func waitFor(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited for %s", what)
-		}
-	}
-}
+	"github.com/offhook/offhook/internal/kafka/kafkatest"
+)
 
 func (p *process) complaints() []string {
 	p.mu.Lock()
@@ -49,7 +42,7 @@ func TestProcess(t *testing.T) {
 	if err := p.start("one"); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "its line", logged(1))
+	kafkatest.Wait(t, 20*time.Second, "its line", logged(1))
 	if code, err := p.end(syscall.SIGTERM, 10*time.Second); err != nil || code != 7 {
 		t.Errorf("ended with %d, %v, want 7", code, err)
 	}
@@ -59,7 +52,7 @@ func TestProcess(t *testing.T) {
 	if err := p.again(); err != nil { // with the same arguments
 		t.Fatal(err)
 	}
-	waitFor(t, "its line again", logged(2))
+	kafkatest.Wait(t, 20*time.Second, "its line again", logged(2))
 	if p.memory() <= 0 {
 		t.Error("it takes no memory")
 	}
@@ -72,11 +65,11 @@ func TestProcess(t *testing.T) {
 	if err := p.again(); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "its line", logged(3))
+	kafkatest.Wait(t, 20*time.Second, "its line", logged(3))
 	if err := syscall.Kill(p.pid(), syscall.SIGKILL); err != nil { // as a crash
 		t.Fatal(err)
 	}
-	waitFor(t, "its end", func() bool { return p.pid() == 0 })
+	kafkatest.Wait(t, 20*time.Second, "its end", func() bool { return p.pid() == 0 })
 	if got := p.complaints(); len(got) != 1 || !strings.Contains(got[0], "sleeper, started for the 3. time, ended by itself: signal: killed") {
 		t.Errorf("an end by itself is told as %q", got)
 	}
@@ -87,7 +80,7 @@ func TestProcessThatDoesNotEnd(t *testing.T) {
 	if err := p.start(); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "its line", func() bool { text, err := os.ReadFile(p.log()); return err == nil && len(text) > 0 })
+	kafkatest.Wait(t, 20*time.Second, "its line", func() bool { text, err := os.ReadFile(p.log()); return err == nil && len(text) > 0 })
 	if _, err := p.end(syscall.SIGTERM, 100*time.Millisecond); err == nil || !strings.Contains(err.Error(), "did not end") {
 		t.Errorf("got %v", err)
 	}

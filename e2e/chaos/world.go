@@ -53,16 +53,15 @@ type world struct {
 
 	processors, sinks []*process
 	bursts            []*process // simulators that were started under way
-	receiverAddr      string
 }
 
 // newWorld builds and starts what the run needs, but for simulator and faults. On an error what was started is ended by close.
 func newWorld(ctx context.Context, cfg Config, log *slog.Logger, dir, root string) (*world, error) {
 	w := &world{cfg: cfg, log: log, dir: dir, root: root}
 	log.Info("building")
-	offhook, server := filepath.Join(dir, "offhook"), filepath.Join(dir, "toxiproxy")
-	w.offhook = offhook
-	if _, err := run(ctx, root, nil, "go", "build", "-o", offhook, "./cmd/offhook"); err != nil {
+	w.offhook = filepath.Join(dir, "offhook")
+	server := filepath.Join(dir, "toxiproxy")
+	if _, err := run(ctx, root, nil, "go", "build", "-o", w.offhook, "./cmd/offhook"); err != nil {
 		return w, err
 	}
 	if _, err := run(ctx, root, nil, "go", "build", "-modfile=tools/go.mod", "-o", server, "github.com/Shopify/toxiproxy/v2/cmd/server"); err != nil {
@@ -74,7 +73,7 @@ func newWorld(ctx context.Context, cfg Config, log *slog.Logger, dir, root strin
 	}
 	local := func(n int) string { return "127.0.0.1:" + strconv.Itoa(ports[n]) }
 	proxyPort, receiverPort, endpointPort := 2*brokers, 2*brokers+1, 2*brokers+2
-	w.receiverAddr = local(receiverPort)
+	receiverAddr := local(receiverPort)
 
 	log.Info("starting toxiproxy and brokers")
 	w.proxy = toxiproxy{local(proxyPort)}
@@ -85,15 +84,15 @@ func newWorld(ctx context.Context, cfg Config, log *slog.Logger, dir, root strin
 	if err := answers(ctx, w.proxy.addr); err != nil {
 		return w, err
 	}
-	var pairs, proxied []string
+	var pairs []string
 	for n := range brokers {
 		pairs = append(pairs, fmt.Sprintf("%d:%d", ports[n], ports[brokers+n]))
-		proxied = append(proxied, local(brokers+n))
+		w.proxied = append(w.proxied, local(brokers+n))
 		if err := w.proxy.proxy(ctx, brokerProxy(n), local(brokers+n), local(n)); err != nil {
 			return w, err
 		}
 	}
-	if err := w.proxy.proxy(ctx, endpointProxy, local(endpointPort), w.receiverAddr); err != nil {
+	if err := w.proxy.proxy(ctx, endpointProxy, local(endpointPort), receiverAddr); err != nil {
 		return w, err
 	}
 	w.kafkaEnv = []string{"KAFKA_STATE_DIR=" + filepath.Join(dir, "kafka"), "KAFKA_PROXIED=" + strings.Join(pairs, ","), "KAFKA_HEAP=640m"}
@@ -113,16 +112,16 @@ func newWorld(ctx context.Context, cfg Config, log *slog.Logger, dir, root strin
 		}
 	}
 
-	w.receiver = w.process("receiver", offhook, "receive", "--addr", w.receiverAddr, "--journal", w.journal(), "--no-check",
+	w.receiver = w.process("receiver", w.offhook, "receive", "--addr", receiverAddr, "--journal", w.journal(), "--no-check",
 		"--seed", strconv.FormatUint(cfg.Seed, 10), "--scenario", "refuse:"+refusedUser+":422", "--scenario", "refuse:"+refusedMessage+":400")
 	if err := w.receiver.start(); err != nil {
 		return w, err
 	}
-	if err := answers(ctx, w.receiverAddr); err != nil {
+	if err := answers(ctx, receiverAddr); err != nil {
 		return w, err
 	}
 	env := append(base(),
-		"OFFHOOK_KAFKA_BROKERS="+strings.Join(proxied, ","),
+		"OFFHOOK_KAFKA_BROKERS="+strings.Join(w.proxied, ","),
 		"OFFHOOK_PARTITIONS="+strconv.Itoa(cfg.Partitions),
 		"OFFHOOK_CONNECTION_TTL="+connectionTTL.String(),
 		"OFFHOOK_MESSAGES_START=earliest",
@@ -134,7 +133,7 @@ func newWorld(ctx context.Context, cfg Config, log *slog.Logger, dir, root strin
 		"OFFHOOK_LOG_FORMAT=text",
 	)
 	for n := range cfg.Processors {
-		p := w.process(fmt.Sprintf("processor-%d", n+1), offhook, "processor")
+		p := w.process(fmt.Sprintf("processor-%d", n+1), w.offhook, "processor")
 		p.env = env
 		if n < instances {
 			p.env = append(env[:len(env):len(env)], "OFFHOOK_INSTANCE_ID="+p.name)
@@ -142,7 +141,7 @@ func newWorld(ctx context.Context, cfg Config, log *slog.Logger, dir, root strin
 		w.processors = append(w.processors, p)
 	}
 	for n := range cfg.Sinks {
-		p := w.process(fmt.Sprintf("sink-%d", n+1), offhook, "sink")
+		p := w.process(fmt.Sprintf("sink-%d", n+1), w.offhook, "sink")
 		p.env = env
 		w.sinks = append(w.sinks, p)
 	}
@@ -151,7 +150,6 @@ func newWorld(ctx context.Context, cfg Config, log *slog.Logger, dir, root strin
 			return w, err
 		}
 	}
-	w.proxied = proxied
 	w.simulator = w.traffic("simulator", "chaos", cfg.Rate, cfg.Churn)
 	return w, nil
 }
@@ -176,12 +174,12 @@ func (w *world) journal() string { return filepath.Join(w.dir, "journal") }
 func (w *world) acks(run string) string { return filepath.Join(w.dir, "acks-"+run) }
 
 // traffic is a simulator that is not started yet. Its users are its run's.
-func (w *world) traffic(name, run string, rate, churn float64, more ...string) *process {
+func (w *world) traffic(name, run string, rate, churn float64) *process {
 	decimal := func(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) }
-	return w.process(name, append([]string{w.offhook, "simulate", "--brokers", strings.Join(w.proxied, ","), "--run", run,
-		"--seed", strconv.FormatUint(w.cfg.Seed, 10), "--acks", w.acks(run), "--users", strconv.Itoa(w.cfg.Users), "--groups", strconv.Itoa(w.cfg.Users / 5),
+	return w.process(name, w.offhook, "simulate", "--brokers", strings.Join(w.proxied, ","), "--run", run,
+		"--seed", strconv.FormatUint(w.cfg.Seed, 10), "--acks", w.acks(run), "--users", strconv.Itoa(w.cfg.Users), "--groups", strconv.Itoa(w.cfg.Users/5),
 		"--group-size", strconv.Itoa(w.cfg.GroupSize), "--zipf", "1.5", "--nodes", "8", "--rate", decimal(rate), "--churn", decimal(churn),
-		"--crashes", "2", "--late", "0.02", "--doubled", "0.01", "--skew", "4m", "--heartbeat", (connectionTTL / 4).String(), "--settle", "0s"}, more...)...)
+		"--crashes", "2", "--late", "0.02", "--doubled", "0.01", "--skew", "4m", "--heartbeat", (connectionTTL / 4).String(), "--settle", "0s")
 }
 
 // members are the processes of offhook.
@@ -300,10 +298,7 @@ func (w *world) processed(ctx context.Context) error {
 	var ends kadm.ListedOffsets
 	return w.await(ctx, "presence has read the inbox as route left it", func(ctx context.Context) (bool, string, error) {
 		if ends == nil {
-			listed, err := w.admin.ListEndOffsets(ctx, inboxTopic)
-			if err == nil {
-				err = listed.Error()
-			}
+			listed, err := whole(w.admin.ListEndOffsets(ctx, inboxTopic))
 			if err != nil {
 				return false, "", fmt.Errorf("list the inbox's ends: %w", err)
 			}
@@ -319,12 +314,17 @@ func (w *world) processed(ctx context.Context) error {
 	})
 }
 
+// whole is what the brokers answered, and an error also where that is of a part alone.
+func whole[T interface{ Error() error }](answer T, err error) (T, error) {
+	if err == nil {
+		err = answer.Error()
+	}
+	return answer, err
+}
+
 // committedInbox are the offsets that presence has committed.
 func (w *world) committedInbox(ctx context.Context) (map[int32]int64, error) {
-	fetched, err := w.admin.FetchOffsets(ctx, presenceGroup)
-	if err == nil {
-		err = fetched.Error()
-	}
+	fetched, err := whole(w.admin.FetchOffsets(ctx, presenceGroup))
 	if err != nil {
 		return nil, fmt.Errorf("fetch the offsets of %s: %w", presenceGroup, err)
 	}

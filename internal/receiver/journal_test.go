@@ -24,17 +24,9 @@ import (
 // journaled plays scenarios before a receiver, both with one journal.
 func journaled(t *testing.T, w io.Writer, cfg Config, texts ...string) (*Player, *Receiver) {
 	t.Helper()
-	var all []Scenario
-	for _, text := range texts {
-		s, err := ParseScenario(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, s)
-	}
 	cfg.Journal = journal.NewWriter(w)
 	r := New(cfg)
-	return Play(r, 1, all...).Journal(cfg.Journal), r
+	return Play(r, 1, parsed(t, texts...)...).Journal(cfg.Journal), r
 }
 
 func entriesOf(t *testing.T, r io.Reader) (all []journal.Entry) {

@@ -19,10 +19,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// play parses scenarios and plays them, with seed 1, before a receiver.
-func play(t *testing.T, texts ...string) (*Player, *Receiver) {
+// parsed are the scenarios of texts.
+func parsed(t *testing.T, texts ...string) (all []Scenario) {
 	t.Helper()
-	var all []Scenario
 	for _, text := range texts {
 		s, err := ParseScenario(text)
 		if err != nil {
@@ -30,8 +29,14 @@ func play(t *testing.T, texts ...string) (*Player, *Receiver) {
 		}
 		all = append(all, s)
 	}
+	return all
+}
+
+// play parses scenarios and plays them, with seed 1, before a receiver.
+func play(t *testing.T, texts ...string) (*Player, *Receiver) {
+	t.Helper()
 	r := New(Config{})
-	return Play(r, 1, all...), r
+	return Play(r, 1, parsed(t, texts...)...), r
 }
 
 // knock posts one request with the item of client_msg_no r-c-<n>. code is 0 where the connection is cut, and where there

@@ -21,6 +21,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/offhook/offhook/internal/kafka/kafkatest"
 	"github.com/offhook/offhook/internal/truth"
 )
 
@@ -91,19 +92,7 @@ func refusing(cluster *kfake.Cluster, refusal *kerr.Error, refuse func() bool) {
 		if !refuse() {
 			return nil, nil, false
 		}
-		resp := req.ResponseKind().(*kmsg.ProduceResponse)
-		for _, topic := range req.(*kmsg.ProduceRequest).Topics {
-			rt := kmsg.NewProduceResponseTopic()
-			rt.Topic, rt.TopicID = topic.Topic, topic.TopicID
-			for _, partition := range topic.Partitions {
-				rp := kmsg.NewProduceResponseTopicPartition()
-				rp.Partition = partition.Partition
-				rp.ErrorCode = refusal.Code
-				rt.Partitions = append(rt.Partitions, rp)
-			}
-			resp.Topics = append(resp.Topics, rt)
-		}
-		return resp, nil, true
+		return kafkatest.Refuse(req, refusal.Code), nil, true
 	})
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.uber.org/goleak"
 
+	"github.com/offhook/offhook/internal/kafka/kafkatest"
 	"github.com/offhook/offhook/internal/truth"
 )
 
@@ -258,19 +259,7 @@ func TestRefusedRecordEndsTheRun(t *testing.T) {
 		if produced.Add(1) < 20 {
 			return nil, nil, false
 		}
-		resp := req.ResponseKind().(*kmsg.ProduceResponse)
-		for _, topic := range req.(*kmsg.ProduceRequest).Topics {
-			rt := kmsg.NewProduceResponseTopic()
-			rt.Topic, rt.TopicID = topic.Topic, topic.TopicID
-			for _, partition := range topic.Partitions {
-				rp := kmsg.NewProduceResponseTopicPartition()
-				rp.Partition = partition.Partition
-				rp.ErrorCode = kerr.TopicAuthorizationFailed.Code
-				rt.Partitions = append(rt.Partitions, rp)
-			}
-			resp.Topics = append(resp.Topics, rt)
-		}
-		return resp, nil, true
+		return kafkatest.Refuse(req, kerr.TopicAuthorizationFailed.Code), nil, true
 	})
 	var file bytes.Buffer
 	w := truth.NewWriter(&file)

@@ -537,7 +537,7 @@ func (c *cast) inject(f fault) *atomic.Bool {
 		defer hit.Store(true)
 		switch f.how {
 		case refused, refusedLong:
-			return answer(req, f.code.Code), nil, true
+			return kafkatest.Refuse(req, f.code.Code), nil, true
 		case cut:
 			return nil, errors.New("cut"), true
 		case taken, takenCut:
@@ -550,7 +550,7 @@ func (c *cast) inject(f fault) *atomic.Bool {
 			if f.how == takenCut {
 				return nil, errors.New("cut"), true
 			}
-			return answer(req, f.code.Code), nil, true
+			return kafkatest.Refuse(req, f.code.Code), nil, true
 		}
 		c.Fake.SleepControl(func() { c.rebalance(f) })
 		return nil, nil, false
@@ -637,106 +637,6 @@ func clone(req kmsg.Request) kmsg.Request {
 		return &again
 	}
 	panic(fmt.Sprintf("clone %T", req))
-}
-
-// answer is the answer to req that has an error.
-func answer(req kmsg.Request, code int16) kmsg.Response {
-	resp := req.ResponseKind()
-	switch r := req.(type) {
-	case *kmsg.ProduceRequest:
-		resp := resp.(*kmsg.ProduceResponse)
-		for _, t := range r.Topics {
-			topic := kmsg.NewProduceResponseTopic()
-			topic.Topic, topic.TopicID = t.Topic, t.TopicID
-			for _, p := range t.Partitions {
-				partition := kmsg.NewProduceResponseTopicPartition()
-				partition.Partition, partition.ErrorCode = p.Partition, code
-				topic.Partitions = append(topic.Partitions, partition)
-			}
-			resp.Topics = append(resp.Topics, topic)
-		}
-	case *kmsg.TxnOffsetCommitRequest:
-		resp := resp.(*kmsg.TxnOffsetCommitResponse)
-		for _, t := range r.Topics {
-			topic := kmsg.NewTxnOffsetCommitResponseTopic()
-			topic.Topic, topic.TopicID = t.Topic, t.TopicID
-			for _, p := range t.Partitions {
-				partition := kmsg.NewTxnOffsetCommitResponseTopicPartition()
-				partition.Partition, partition.ErrorCode = p.Partition, code
-				topic.Partitions = append(topic.Partitions, partition)
-			}
-			resp.Topics = append(resp.Topics, topic)
-		}
-	case *kmsg.EndTxnRequest:
-		resp := resp.(*kmsg.EndTxnResponse)
-		resp.ErrorCode, resp.ProducerID, resp.ProducerEpoch = code, -1, -1
-	case *kmsg.InitProducerIDRequest:
-		resp := resp.(*kmsg.InitProducerIDResponse)
-		resp.ErrorCode, resp.ProducerID, resp.ProducerEpoch = code, -1, -1
-	case *kmsg.AddPartitionsToTxnRequest:
-		resp := resp.(*kmsg.AddPartitionsToTxnResponse)
-		for _, t := range r.Topics {
-			topic := kmsg.NewAddPartitionsToTxnResponseTopic()
-			topic.Topic = t.Topic
-			for _, p := range t.Partitions {
-				partition := kmsg.NewAddPartitionsToTxnResponseTopicPartition()
-				partition.Partition, partition.ErrorCode = p, code
-				topic.Partitions = append(topic.Partitions, partition)
-			}
-			resp.Topics = append(resp.Topics, topic)
-		}
-	case *kmsg.AddOffsetsToTxnRequest:
-		resp.(*kmsg.AddOffsetsToTxnResponse).ErrorCode = code
-	case *kmsg.OffsetFetchRequest:
-		resp := resp.(*kmsg.OffsetFetchResponse)
-		resp.ErrorCode = code
-		for _, g := range r.Groups {
-			group := kmsg.NewOffsetFetchResponseGroup()
-			group.Group, group.ErrorCode = g.Group, code
-			resp.Groups = append(resp.Groups, group)
-		}
-	case *kmsg.FindCoordinatorRequest:
-		resp := resp.(*kmsg.FindCoordinatorResponse)
-		resp.ErrorCode = code
-		for _, key := range r.CoordinatorKeys {
-			coordinator := kmsg.NewFindCoordinatorResponseCoordinator()
-			coordinator.Key, coordinator.ErrorCode = key, code
-			resp.Coordinators = append(resp.Coordinators, coordinator)
-		}
-	case *kmsg.ListOffsetsRequest:
-		resp := resp.(*kmsg.ListOffsetsResponse)
-		for _, t := range r.Topics {
-			topic := kmsg.NewListOffsetsResponseTopic()
-			topic.Topic = t.Topic
-			for _, p := range t.Partitions {
-				partition := kmsg.NewListOffsetsResponseTopicPartition()
-				partition.Partition, partition.ErrorCode = p.Partition, code
-				topic.Partitions = append(topic.Partitions, partition)
-			}
-			resp.Topics = append(resp.Topics, topic)
-		}
-	case *kmsg.FetchRequest:
-		resp := resp.(*kmsg.FetchResponse)
-		for _, t := range r.Topics {
-			topic := kmsg.NewFetchResponseTopic()
-			topic.Topic, topic.TopicID = t.Topic, t.TopicID
-			for _, p := range t.Partitions {
-				partition := kmsg.NewFetchResponseTopicPartition()
-				partition.Partition, partition.ErrorCode = p.Partition, code
-				topic.Partitions = append(topic.Partitions, partition)
-			}
-			resp.Topics = append(resp.Topics, topic)
-		}
-	case *kmsg.JoinGroupRequest:
-		resp.(*kmsg.JoinGroupResponse).ErrorCode = code
-	case *kmsg.SyncGroupRequest:
-		resp.(*kmsg.SyncGroupResponse).ErrorCode = code
-	case *kmsg.HeartbeatRequest:
-		resp.(*kmsg.HeartbeatResponse).ErrorCode = code
-	default:
-		panic(fmt.Sprintf("answer %T", req))
-	}
-	return resp
 }
 
 // feeder makes inbox records, with events late and doubled.

@@ -393,57 +393,18 @@ func TestTwoProcessesShareAndMove(t *testing.T) {
 
 // Whatever a transaction ends by, the same events come out once and the table is right afterwards.
 func TestFaults(t *testing.T) {
-	endTxn := func(req kmsg.Request, code int16) kmsg.Response {
-		resp := req.ResponseKind().(*kmsg.EndTxnResponse)
-		resp.ErrorCode, resp.ProducerID, resp.ProducerEpoch = code, -1, -1
-		return resp
-	}
-	commit := func(req kmsg.Request, code int16) kmsg.Response {
-		r := req.(*kmsg.TxnOffsetCommitRequest)
-		resp := r.ResponseKind().(*kmsg.TxnOffsetCommitResponse)
-		for _, t := range r.Topics {
-			st := kmsg.NewTxnOffsetCommitResponseTopic()
-			st.Topic, st.TopicID = t.Topic, t.TopicID
-			for _, p := range t.Partitions {
-				sp := kmsg.NewTxnOffsetCommitResponseTopicPartition()
-				sp.Partition, sp.ErrorCode = p.Partition, code
-				st.Partitions = append(st.Partitions, sp)
-			}
-			resp.Topics = append(resp.Topics, st)
-		}
-		return resp
-	}
-	produce := func(req kmsg.Request, code int16) kmsg.Response {
-		r := req.(*kmsg.ProduceRequest)
-		if r.TransactionID == nil {
-			return nil
-		}
-		resp := r.ResponseKind().(*kmsg.ProduceResponse)
-		for _, t := range r.Topics {
-			st := kmsg.NewProduceResponseTopic()
-			st.Topic, st.TopicID = t.Topic, t.TopicID
-			for _, p := range t.Partitions {
-				sp := kmsg.NewProduceResponseTopicPartition()
-				sp.Partition, sp.ErrorCode = p.Partition, code
-				st.Partitions = append(st.Partitions, sp)
-			}
-			resp.Topics = append(resp.Topics, st)
-		}
-		return resp
-	}
 	for _, tt := range []struct {
-		name   string
-		key    kmsg.Key
-		answer func(kmsg.Request, int16) kmsg.Response
-		code   *kerr.Error
+		name string
+		key  kmsg.Key
+		code *kerr.Error
 	}{
-		{"EndTxn", kmsg.EndTxn, endTxn, kerr.TransactionAbortable},
-		{"EndTxn", kmsg.EndTxn, endTxn, kerr.UnknownServerError},
-		{"EndTxn", kmsg.EndTxn, endTxn, kerr.ProducerFenced},
-		{"TxnOffsetCommit", kmsg.TxnOffsetCommit, commit, kerr.IllegalGeneration},
-		{"TxnOffsetCommit", kmsg.TxnOffsetCommit, commit, kerr.InvalidCommitOffsetSize},
-		{"Produce", kmsg.Produce, produce, kerr.InvalidRecord},
-		{"Produce", kmsg.Produce, produce, kerr.OutOfOrderSequenceNumber},
+		{"EndTxn", kmsg.EndTxn, kerr.TransactionAbortable},
+		{"EndTxn", kmsg.EndTxn, kerr.UnknownServerError},
+		{"EndTxn", kmsg.EndTxn, kerr.ProducerFenced},
+		{"TxnOffsetCommit", kmsg.TxnOffsetCommit, kerr.IllegalGeneration},
+		{"TxnOffsetCommit", kmsg.TxnOffsetCommit, kerr.InvalidCommitOffsetSize},
+		{"Produce", kmsg.Produce, kerr.InvalidRecord},
+		{"Produce", kmsg.Produce, kerr.OutOfOrderSequenceNumber},
 	} {
 		t.Run(tt.name+" "+tt.code.Message, func(t *testing.T) {
 			p := newPipeline(t, kafkatest.New(t))
@@ -459,10 +420,10 @@ func TestFaults(t *testing.T) {
 				if i%3 != 0 || i > 20 {
 					return nil, nil, false
 				}
-				if resp := tt.answer(req, tt.code.Code); resp != nil {
-					return resp, nil, true
+				if r, ok := req.(*kmsg.ProduceRequest); ok && r.TransactionID == nil {
+					return nil, nil, false
 				}
-				return nil, nil, false
+				return kafkatest.Refuse(req, tt.code.Code), nil, true
 			})
 			for range 6 {
 				tr.send(50)

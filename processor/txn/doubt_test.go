@@ -192,7 +192,7 @@ func TestTopicThatTakesTooLittle(t *testing.T) {
 		if topics := req.(*kmsg.ProduceRequest).Topics; len(topics) == 0 || req.(*kmsg.ProduceRequest).TransactionID == nil {
 			return nil // the test's own
 		}
-		return produceTo(kerr.MessageTooLarge.Code)(req)
+		return refuse(kerr.MessageTooLarge.Code)(req)
 	})
 	w.send(1)
 	select {
@@ -215,7 +215,7 @@ func TestFailedRecordThatWasWritten(t *testing.T) {
 	var once atomic.Bool
 	w.fake.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		w.fake.KeepControl()
-		resp := produceTo(kerr.UnknownServerError.Code)(req)
+		resp := refuse(kerr.UnknownServerError.Code)(req)
 		if resp == nil || once.Swap(true) {
 			return nil, nil, false
 		}

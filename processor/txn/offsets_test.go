@@ -20,7 +20,7 @@ func TestOffsetsMoveInTransactions(t *testing.T) {
 	w.fake.ControlKey(int16(kmsg.TxnOffsetCommit), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		w.fake.KeepControl()
 		if inside.Add(1) == 2 {
-			return txnOffsetCommit(30)(req), nil, true // GROUP_AUTHORIZATION_FAILED
+			return refuse(30)(req), nil, true // GROUP_AUTHORIZATION_FAILED
 		}
 		return nil, nil, false
 	})

@@ -46,7 +46,7 @@ func TestPartThatLookedLikeAnAbort(t *testing.T) {
 						t.Errorf("pass EndTxn on: %v %v", err, resp)
 					}
 				})
-				return endTxn(kerr.UnknownServerError.Code)(req), nil, true
+				return refuse(kerr.UnknownServerError.Code)(req), nil, true
 			})
 			w.send(1)
 			var got []string

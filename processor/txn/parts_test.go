@@ -37,7 +37,7 @@ func TestRecordInPartsIsTakenOver(t *testing.T) {
 				if seen.Add(1) != nth+1 {
 					return nil, nil, false
 				}
-				return endTxn(kerr.ProducerFenced.Code)(req), nil, true
+				return refuse(kerr.ProducerFenced.Code)(req), nil, true
 			})
 			w.send(8) // the record in parts, and what is polled with it
 			var got []string
@@ -123,7 +123,7 @@ func TestAbortBehindMarkers(t *testing.T) {
 		if req.(*kmsg.EndTxnRequest).TransactionalID == "gateway" {
 			return nil
 		}
-		return endTxn(kerr.TransactionAbortable.Code)(req)
+		return refuse(kerr.TransactionAbortable.Code)(req)
 	})
 	send()
 	w.all()

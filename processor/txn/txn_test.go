@@ -25,6 +25,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/offhook/offhook/internal/kafka"
+	"github.com/offhook/offhook/internal/kafka/kafkatest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -345,13 +346,13 @@ func TestRecordInParts(t *testing.T) {
 		return len(w.numbered()) == n
 	}
 	w.wait("all parts", complete)
-	w.answer(kmsg.EndTxn, 1, endTxn(kerr.TransactionAbortable.Code))
+	w.answer(kmsg.EndTxn, 1, refuse(kerr.TransactionAbortable.Code))
 	w.send(200)
 	w.wait("all parts through an abort", complete)
 	if first.metric("offhook_transactions_total/aborted") == 0 {
 		t.Error("nothing was aborted")
 	}
-	w.answer(kmsg.EndTxn, 1, endTxn(kerr.ProducerFenced.Code))
+	w.answer(kmsg.EndTxn, 1, refuse(kerr.ProducerFenced.Code))
 	w.send(200)
 	second := w.run(w.config(), inParts)
 	w.send(400)
@@ -422,52 +423,13 @@ func (w *world) answer(key kmsg.Key, times int, fill func(kmsg.Request) kmsg.Res
 	return &n
 }
 
-func endTxn(code int16) func(kmsg.Request) kmsg.Response {
+// refuse refuses requests with a code, but for the produces of producers without transactions.
+func refuse(code int16) func(kmsg.Request) kmsg.Response {
 	return func(req kmsg.Request) kmsg.Response {
-		resp := req.ResponseKind().(*kmsg.EndTxnResponse)
-		resp.ErrorCode = code
-		resp.ProducerID, resp.ProducerEpoch = -1, -1
-		return resp
-	}
-}
-
-func txnOffsetCommit(code int16) func(kmsg.Request) kmsg.Response {
-	return func(req kmsg.Request) kmsg.Response {
-		r := req.(*kmsg.TxnOffsetCommitRequest)
-		resp := r.ResponseKind().(*kmsg.TxnOffsetCommitResponse)
-		for _, t := range r.Topics {
-			st := kmsg.NewTxnOffsetCommitResponseTopic()
-			st.Topic, st.TopicID = t.Topic, t.TopicID
-			for _, p := range t.Partitions {
-				sp := kmsg.NewTxnOffsetCommitResponseTopicPartition()
-				sp.Partition, sp.ErrorCode = p.Partition, code
-				st.Partitions = append(st.Partitions, sp)
-			}
-			resp.Topics = append(resp.Topics, st)
-		}
-		return resp
-	}
-}
-
-// produceTo fails produces to out.
-func produceTo(code int16) func(kmsg.Request) kmsg.Response {
-	return func(req kmsg.Request) kmsg.Response {
-		r := req.(*kmsg.ProduceRequest)
-		if r.TransactionID == nil {
+		if r, ok := req.(*kmsg.ProduceRequest); ok && r.TransactionID == nil {
 			return nil
 		}
-		resp := r.ResponseKind().(*kmsg.ProduceResponse)
-		for _, t := range r.Topics {
-			st := kmsg.NewProduceResponseTopic()
-			st.Topic, st.TopicID = t.Topic, t.TopicID
-			for _, p := range t.Partitions {
-				sp := kmsg.NewProduceResponseTopicPartition()
-				sp.Partition, sp.ErrorCode = p.Partition, code
-				st.Partitions = append(st.Partitions, sp)
-			}
-			resp.Topics = append(resp.Topics, st)
-		}
-		return resp
+		return kafkatest.Refuse(req, code)
 	}
 }
 
@@ -478,15 +440,15 @@ func TestFaults(t *testing.T) {
 		fill    func(kmsg.Request) kmsg.Response
 		aborted bool // else a new session
 	}{
-		{"EndTxn TRANSACTION_ABORTABLE", kmsg.EndTxn, endTxn(kerr.TransactionAbortable.Code), true},
-		{"EndTxn UNKNOWN_SERVER_ERROR", kmsg.EndTxn, endTxn(kerr.UnknownServerError.Code), true},
-		{"EndTxn PRODUCER_FENCED", kmsg.EndTxn, endTxn(kerr.ProducerFenced.Code), false},
-		{"EndTxn INVALID_PRODUCER_EPOCH", kmsg.EndTxn, endTxn(kerr.InvalidProducerEpoch.Code), false},
-		{"TxnOffsetCommit ILLEGAL_GENERATION", kmsg.TxnOffsetCommit, txnOffsetCommit(kerr.IllegalGeneration.Code), true},
-		{"TxnOffsetCommit UNKNOWN_SERVER_ERROR", kmsg.TxnOffsetCommit, txnOffsetCommit(kerr.UnknownServerError.Code), true},
-		{"TxnOffsetCommit INVALID_COMMIT_OFFSET_SIZE", kmsg.TxnOffsetCommit, txnOffsetCommit(kerr.InvalidCommitOffsetSize.Code), false},
-		{"Produce INVALID_RECORD", kmsg.Produce, produceTo(kerr.InvalidRecord.Code), true},
-		{"Produce INVALID_TXN_STATE", kmsg.Produce, produceTo(kerr.InvalidTxnState.Code), true},
+		{"EndTxn TRANSACTION_ABORTABLE", kmsg.EndTxn, refuse(kerr.TransactionAbortable.Code), true},
+		{"EndTxn UNKNOWN_SERVER_ERROR", kmsg.EndTxn, refuse(kerr.UnknownServerError.Code), true},
+		{"EndTxn PRODUCER_FENCED", kmsg.EndTxn, refuse(kerr.ProducerFenced.Code), false},
+		{"EndTxn INVALID_PRODUCER_EPOCH", kmsg.EndTxn, refuse(kerr.InvalidProducerEpoch.Code), false},
+		{"TxnOffsetCommit ILLEGAL_GENERATION", kmsg.TxnOffsetCommit, refuse(kerr.IllegalGeneration.Code), true},
+		{"TxnOffsetCommit UNKNOWN_SERVER_ERROR", kmsg.TxnOffsetCommit, refuse(kerr.UnknownServerError.Code), true},
+		{"TxnOffsetCommit INVALID_COMMIT_OFFSET_SIZE", kmsg.TxnOffsetCommit, refuse(kerr.InvalidCommitOffsetSize.Code), false},
+		{"Produce INVALID_RECORD", kmsg.Produce, refuse(kerr.InvalidRecord.Code), true},
+		{"Produce INVALID_TXN_STATE", kmsg.Produce, refuse(kerr.InvalidTxnState.Code), true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -531,7 +493,7 @@ func TestCommitThatLookedLikeAnAbort(t *testing.T) {
 				t.Errorf("pass EndTxn on: %v %v", err, resp)
 			}
 		})
-		return endTxn(kerr.UnknownServerError.Code)(req), nil, true
+		return refuse(kerr.UnknownServerError.Code)(req), nil, true
 	})
 	w.send(40)
 	w.all()
@@ -653,7 +615,7 @@ func TestLogThatBeginsLate(t *testing.T) {
 	w.send(40)
 	w.deleteRecords(1, 4)
 	w.sent -= 4
-	w.answer(kmsg.EndTxn, 1, endTxn(kerr.TransactionAbortable.Code))
+	w.answer(kmsg.EndTxn, 1, refuse(kerr.TransactionAbortable.Code))
 	m := w.run(w.config())
 	w.all()
 	if got := m.metric("offhook_gap_records_total"); got != 0 {
