@@ -198,8 +198,8 @@ var faults = map[string]func(t *testing.T, p *pipeline) planted{
 		}
 		return planted{}
 	},
-	"an inbox record is lost": func(_ *testing.T, p *pipeline) planted {
-		i := p.inboxAt(func(r Record) bool { return r.Value[0] == inboxConnection })
+	"an inbox record is lost": func(t *testing.T, p *pipeline) planted {
+		i := p.inboxAt(t, func(r Record) bool { return r.Value[0] == inboxConnection })
 		p.inbox = slices.Delete(p.inbox, i, i+1)
 		return planted{kind: LostInput, count: 1, texts: []string{"connections"}, also: consequences}
 	},
@@ -213,8 +213,8 @@ var faults = map[string]func(t *testing.T, p *pipeline) planted{
 		}
 		return planted{}
 	},
-	"an inbox record is doubled": func(_ *testing.T, p *pipeline) planted {
-		i := p.inboxAt(func(r Record) bool { return r.Value[0] <= inboxRecipients })
+	"an inbox record is doubled": func(t *testing.T, p *pipeline) planted {
+		i := p.inboxAt(t, func(r Record) bool { return r.Value[0] <= inboxRecipients })
 		r := p.inbox[i]
 		for k := i + 1; k < len(p.inbox); k++ {
 			if p.inbox[k].Partition == r.Partition {
@@ -493,13 +493,15 @@ func onceUID(p *pipeline, c schemas.Connection) bool {
 	return len(in) == 1
 }
 
-func (r *run) inboxAt(is func(Record) bool) int {
+func (r *run) inboxAt(t *testing.T, is func(Record) bool) int {
+	t.Helper()
 	for i := len(r.inbox) / 2; i < len(r.inbox); i++ {
 		if is(r.inbox[i]) && once(r.inbox, r.inbox[i].Value) {
 			return i
 		}
 	}
-	panic("there is no such record")
+	t.Fatal("there is no such inbox record")
+	return 0
 }
 
 func (r *run) letterOf(t *testing.T, sink string) int {
