@@ -34,7 +34,7 @@ const (
 func TestMalformed(t *testing.T) {
 	t.Parallel()
 	kafkatest.Each(t, func(t *testing.T, c *kafkatest.Cluster) {
-		parallel(t, c)
+		alone(t, c)
 		e := newEndpoint(t)
 		s := newSystem(t, c, e, 3, "max.message.bytes=4194304")
 		n := 10_000

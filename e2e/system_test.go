@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/offhook/offhook/internal/kafka"
 	"github.com/offhook/offhook/internal/kafka/kafkatest"
 	"github.com/offhook/offhook/internal/simulator"
@@ -19,15 +21,31 @@ const partitions = "4"
 
 // realAtOnce are the places of tests that run on Apache Kafka at once: brokers that share the machine with more of them
 // show how slow it is, and nothing else.
-var realAtOnce = make(chan struct{}, 4)
+const realAtOnce = 4
+
+var realPlaces = semaphore.NewWeighted(realAtOnce)
 
 // parallel makes a test run beside others, on Apache Kafka beside a few.
 func parallel(t *testing.T, c *kafkatest.Cluster) {
 	t.Helper()
+	takePlaces(t, c, 1)
+}
+
+// alone makes a test run beside others, on Apache Kafka beside none: one that loads the brokers, or waits for what offhook does
+// only while nothing holds it up.
+func alone(t *testing.T, c *kafkatest.Cluster) {
+	t.Helper()
+	takePlaces(t, c, realAtOnce)
+}
+
+func takePlaces(t *testing.T, c *kafkatest.Cluster, n int64) {
+	t.Helper()
 	t.Parallel()
 	if c.Fake == nil {
-		realAtOnce <- struct{}{}
-		t.Cleanup(func() { <-realAtOnce })
+		if err := realPlaces.Acquire(t.Context(), n); err != nil {
+			t.Fatalf("wait for a place on the brokers: %v", err)
+		}
+		t.Cleanup(func() { realPlaces.Release(n) })
 	}
 }
 

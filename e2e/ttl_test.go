@@ -19,7 +19,7 @@ import (
 func TestConnectionTTL(t *testing.T) {
 	t.Parallel()
 	kafkatest.Each(t, func(t *testing.T, c *kafkatest.Cluster) {
-		parallel(t, c)
+		alone(t, c)
 		e := newEndpoint(t)
 		s := newSystem(t, c, e, 2)
 		const ttl = 4 * time.Second
